@@ -1,0 +1,46 @@
+//! What a store is told.
+
+use super::part::PartRequest;
+use super::wal::{AlignedBuffer, DiskOpId};
+
+/// One event. Time comes beside it, as an argument of `step`.
+#[derive(Debug)]
+pub enum Input {
+    /// Time has passed: the deadline asked for by the last output, or any other moment.
+    Tick,
+    /// A gateway asks something of a shard of this store.
+    Part(PartRequest),
+    /// A disk operation of an earlier output has ended.
+    Disk(DiskDone),
+    /// No further increments are to be accepted; what was accepted is finished.
+    Drain,
+}
+
+/// The end of a disk operation.
+#[derive(Debug)]
+pub struct DiskDone {
+    /// Which operation.
+    pub id: DiskOpId,
+    /// How it ended. A log write counts as done only if all its bytes were written *and* the sync succeeded (W5).
+    pub result: Result<(), DiskError>,
+    /// The buffer of a log write, handed back for reuse.
+    pub buffer: Option<AlignedBuffer>,
+}
+
+/// Why a disk operation failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskError {
+    /// No space is left, neither blocks nor quota (ENOSPC, EDQUOT).
+    Full,
+    /// Anything else; the text is for people.
+    Failed(String),
+}
+
+impl std::fmt::Display for DiskError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DiskError::Full => f.write_str("no space left on the device"),
+            DiskError::Failed(text) => f.write_str(text),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Every limit of the product, in one place, related to one another by compile-time asserts.
+//!
+//! Naming: the thing, the unit, then `_MAX`. A limit that is a default of a setting says so.
+
+/// Bytes of a key, at most. A key has at least one byte.
+pub const KEY_BYTES_MAX: usize = 1_024;
+/// Keys of one request (increments or gets), at most.
+pub const BATCH_KEYS_MAX: usize = 16_384;
+/// Keys a TopK may ask for, at most.
+pub const TOP_KEYS_MAX: usize = 10_000;
+
+/// Bytes of a frame's header.
+pub const FRAME_HEADER_BYTES: usize = 24;
+/// Payload bytes of a frame sent to a server, at most.
+pub const REQUEST_BYTES_MAX: usize = 1 << 20;
+/// Payload bytes of a frame sent by a server, at most.
+pub const REPLY_BYTES_MAX: usize = 16 << 20;
+/// Tables a verified flatbuffer may hold, at most (a status reply has one per store and shard).
+pub const FLATBUFFER_TABLES_MAX: usize = 8_192;
+/// Depth of tables in a verified flatbuffer, at most.
+pub const FLATBUFFER_DEPTH_MAX: usize = 8;
+/// Bytes of the text in an error reply, at most.
+pub const ERROR_TEXT_BYTES_MAX: usize = 512;
+
+/// Requests of one connection that may wait for an answer; past it the server stops reading from that connection.
+pub const CONNECTION_REQUESTS_MAX: usize = 1_024;
+/// Bytes of replies queued to one connection; past it the server stops reading from that connection.
+pub const CONNECTION_REPLY_BYTES_MAX: usize = REPLY_BYTES_MAX + FRAME_HEADER_BYTES;
+/// Connections a store accepts; a further one gets an `Overloaded` error and is closed.
+pub const STORE_CONNECTIONS_MAX: usize = 16_384;
+/// Requests waiting in one store's gateway for their parts, over all connections.
+pub const STORE_REQUESTS_MAX: usize = 65_536;
+/// Bytes of requests waiting in one store's gateway for their parts, over all connections.
+pub const STORE_REQUEST_BYTES_MAX: usize = 256 << 20;
+/// How long a request may wait in a gateway before it is answered with `Unknown`.
+pub const REQUEST_WAIT_MICROS_MAX: u64 = 10_000_000;
+/// Inputs a store takes in one turn, so that no kind of input starves another.
+pub const TURN_INPUTS_MAX: usize = 512;
+/// Parts and answers under way from one store to another; past it the sender keeps them in its own queue.
+pub const MESH_QUEUE_MAX: usize = 1_024;
+/// Time a stopping server gives the requests it has accepted.
+pub const SHUTDOWN_MICROS_MAX: u64 = 5_000_000;
+
+/// Stores of a node, at most.
+pub const STORES_MAX: usize = 256;
+/// Shards of a cluster, at most.
+pub const SHARDS_MAX: usize = 4_096;
+
+/// An entry stops gathering further requests once its payload has this many bytes.
+pub const ENTRY_BYTES_TARGET: usize = 256 << 10;
+/// Bytes of an entry's payload, at most: a whole request, re-encoded, fits.
+pub const ENTRY_BYTES_MAX: usize = 3 << 19;
+/// Bytes proposed by one shard and not yet committed, at most; past it: `Overloaded`.
+pub const SHARD_UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
+
+/// The unit of log writes: a write starts and ends on such a boundary.
+pub const WAL_BLOCK_BYTES: usize = 4_096;
+/// The unit that a disk writes whole or not at all. Each carries a stamp.
+pub const WAL_SECTOR_BYTES: usize = 512;
+/// Bytes of one log write on disk, at most.
+pub const WAL_WRITE_BYTES_MAX: usize = 4 << 20;
+/// Bytes of a log segment file when nothing else is configured.
+pub const WAL_SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
+/// Bytes of a log segment file, at least.
+pub const WAL_SEGMENT_BYTES_MIN: u64 = 1 << 20;
+/// Bytes of a log segment file, at most.
+pub const WAL_SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// Bytes kept free in prepared segments for what must be logged when the disk is full:
+/// terms, votes, no-ops, configuration. Increments are refused (`DiskFull`) before they eat into it.
+pub const WAL_RESERVE_BYTES: u64 = 256 << 10;
+/// How long to wait before a segment that could not be prepared (disk full) is tried again.
+pub const WAL_PREPARE_RETRY_MICROS: u64 = 1_000_000;
+
+/// Counters of one table page, at most; a page that fills splits in two.
+pub const PAGE_KEYS_MAX: usize = 3_600;
+/// Candidates a shard's top-k set certifies; the set holds up to twice as many before it is compacted.
+pub const TOP_CANDIDATES: usize = 2_048;
+
+const _: () = {
+    assert!(WAL_BLOCK_BYTES.is_multiple_of(WAL_SECTOR_BYTES));
+    assert!(WAL_WRITE_BYTES_MAX.is_multiple_of(WAL_BLOCK_BYTES));
+    // Even after sector stamps and headers an entry fits in one log write.
+    assert!(ENTRY_BYTES_MAX + ENTRY_BYTES_MAX / 64 + 2 * WAL_BLOCK_BYTES <= WAL_WRITE_BYTES_MAX);
+    // A whole request fits in one entry: keys, key lengths and deltas as varints.
+    assert!(REQUEST_BYTES_MAX + BATCH_KEYS_MAX * 12 + 64 <= ENTRY_BYTES_MAX);
+    assert!(ENTRY_BYTES_TARGET <= ENTRY_BYTES_MAX);
+    // The largest answers fit in a frame.
+    assert!(TOP_KEYS_MAX * (KEY_BYTES_MAX + 12) + 4_096 <= REPLY_BYTES_MAX);
+    assert!(BATCH_KEYS_MAX * 32 + SHARDS_MAX * 32 + 4_096 <= REPLY_BYTES_MAX);
+    assert!(SHARDS_MAX + STORES_MAX + 16 <= FLATBUFFER_TABLES_MAX);
+    assert!(WAL_SEGMENT_BYTES_MIN <= WAL_SEGMENT_BYTES_DEFAULT && WAL_SEGMENT_BYTES_DEFAULT <= WAL_SEGMENT_BYTES_MAX);
+    assert!(WAL_RESERVE_BYTES < WAL_SEGMENT_BYTES_MIN);
+};
