@@ -58,16 +58,17 @@ pub const WAL_BLOCK_BYTES: usize = 4_096;
 /// The unit that a disk writes whole or not at all. Each carries a stamp.
 pub const WAL_SECTOR_BYTES: usize = 512;
 /// Bytes of one log write on disk, at most.
-pub const WAL_WRITE_BYTES_MAX: usize = 4 << 20;
+pub const WAL_WRITE_BYTES_MAX: usize = 2 << 20;
 /// Bytes of a log segment file when nothing else is configured.
 pub const WAL_SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
 /// Bytes of a log segment file, at least.
-pub const WAL_SEGMENT_BYTES_MIN: u64 = 1 << 20;
-/// Bytes of a log segment file, at most.
-pub const WAL_SEGMENT_BYTES_MAX: u64 = 1 << 30;
-/// Bytes kept free in prepared segments for what must be logged when the disk is full:
-/// terms, votes, no-ops, configuration. Increments are refused (`DiskFull`) before they eat into it.
-pub const WAL_RESERVE_BYTES: u64 = 256 << 10;
+pub const WAL_SEGMENT_BYTES_MIN: u64 = 16 << 20;
+/// Bytes of a log segment file, at most. Recovery reads a segment into memory.
+pub const WAL_SEGMENT_BYTES_MAX: u64 = 256 << 20;
+/// Segments prepared (zeroed, synced, named) ahead of use. The last of them is the reserve for what must be
+/// logged when the disk is full (terms, votes, no-ops, configuration): increments are refused (`DiskFull`) before
+/// they would open it.
+pub const WAL_SEGMENTS_AHEAD: usize = 2;
 /// How long to wait before a segment that could not be prepared (disk full) is tried again.
 pub const WAL_PREPARE_RETRY_MICROS: u64 = 1_000_000;
 
@@ -89,5 +90,9 @@ const _: () = {
     assert!(BATCH_KEYS_MAX * 32 + SHARDS_MAX * 32 + 4_096 <= REPLY_BYTES_MAX);
     assert!(SHARDS_MAX + STORES_MAX + 16 <= FLATBUFFER_TABLES_MAX);
     assert!(WAL_SEGMENT_BYTES_MIN <= WAL_SEGMENT_BYTES_DEFAULT && WAL_SEGMENT_BYTES_DEFAULT <= WAL_SEGMENT_BYTES_MAX);
-    assert!(WAL_RESERVE_BYTES < WAL_SEGMENT_BYTES_MIN);
+    // The group table of a segment header fits in one write.
+    assert!(SHARDS_MAX * 64 + WAL_BLOCK_BYTES <= WAL_WRITE_BYTES_MAX);
+    // Room is counted with two writes of waste at a segment's end; some must remain.
+    assert!(8 * WAL_WRITE_BYTES_MAX as u64 <= WAL_SEGMENT_BYTES_MIN);
+    assert!(WAL_SEGMENTS_AHEAD >= 2);
 };
