@@ -48,6 +48,8 @@ pub const SHARDS_MAX: usize = 4_096;
 
 /// An entry stops gathering further requests once its payload has this many bytes.
 pub const ENTRY_BYTES_TARGET: usize = 256 << 10;
+/// Increments that are hashed and handed to the table together.
+pub const APPLY_CHUNK_KEYS: usize = 32;
 /// Bytes of an entry's payload, at most: a whole request, re-encoded, fits.
 pub const ENTRY_BYTES_MAX: usize = 3 << 19;
 /// Bytes proposed by one shard and not yet committed, at most; past it: `Overloaded`.

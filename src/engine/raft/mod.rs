@@ -172,8 +172,7 @@ impl Group {
             }
             Message::AppendReply { term, matched } if term == self.term => {
                 let Role::Leader { durable, first } = &mut self.role else { return };
-                for (replica, index) in durable.iter_mut().filter(|(replica, _)| *replica == from) {
-                    debug_assert_eq!(*replica, from);
+                if let Some((_, index)) = durable.iter_mut().find(|(replica, _)| *replica == from) {
                     *index = matched.max(*index);
                 }
                 let mut indexes: Vec<Index> = durable.iter().map(|&(_, index)| index).collect();

@@ -195,6 +195,11 @@ impl Wal {
         self.latched.as_deref()
     }
 
+    /// Stops the log for good, for a reason outside of it.
+    pub fn latch(&mut self, why: String) {
+        self.latched.get_or_insert(why);
+    }
+
     /// Whether everything appended is durable.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
