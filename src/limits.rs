@@ -19,6 +19,11 @@ pub const REPLY_BYTES_MAX: usize = 16 << 20;
 pub const FLATBUFFER_TABLES_MAX: usize = 8_192;
 /// Depth of tables in a verified flatbuffer, at most.
 pub const FLATBUFFER_DEPTH_MAX: usize = 8;
+/// Bytes, for each table, by which a verified flatbuffer may seem larger than it is: the verifier counts a vtable
+/// for every table that shares it, and looks at its entries twice.
+pub const FLATBUFFER_TABLE_OVERHEAD_BYTES: usize = 256;
+/// Bytes of the name a client gives itself, at most.
+pub const CLIENT_NAME_BYTES_MAX: usize = 64;
 /// Bytes of the text in an error reply, at most.
 pub const ERROR_TEXT_BYTES_MAX: usize = 512;
 

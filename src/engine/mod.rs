@@ -7,5 +7,6 @@ pub mod output;
 pub mod part;
 pub mod prng;
 pub mod raft;
+pub mod status;
 pub mod store;
 pub mod wal;
