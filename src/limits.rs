@@ -19,6 +19,11 @@ pub const REPLY_BYTES_MAX: usize = 16 << 20;
 pub const FLATBUFFER_TABLES_MAX: usize = 8_192;
 /// Depth of tables in a verified flatbuffer, at most.
 pub const FLATBUFFER_DEPTH_MAX: usize = 8;
+/// Bytes, for each table, by which a verified flatbuffer may seem larger than it is: the verifier counts a vtable
+/// for every table that shares it, and looks at its entries twice.
+pub const FLATBUFFER_TABLE_OVERHEAD_BYTES: usize = 256;
+/// Bytes of the name a client gives itself, at most.
+pub const CLIENT_NAME_BYTES_MAX: usize = 64;
 /// Bytes of the text in an error reply, at most.
 pub const ERROR_TEXT_BYTES_MAX: usize = 512;
 
@@ -75,7 +80,11 @@ pub const WAL_SEGMENTS_AHEAD: usize = 2;
 pub const WAL_PREPARE_RETRY_MICROS: u64 = 1_000_000;
 
 /// Counters of one table page, at most; a page that fills splits in two.
-pub const PAGE_KEYS_MAX: usize = 3_600;
+/// It is what an index of 4,096 buckets holds at hashbrown's load limit of 7/8; one more would double the index.
+pub const PAGE_KEYS_MAX: usize = 3_584;
+/// Bits by which the depth of a table's directory may exceed log2(keys / `PAGE_KEYS_MAX`), at most: so the directory
+/// has at most 64 slots for every full page's worth of keys, whatever hashes the keys were chosen for.
+pub const DIRECTORY_DEPTH_SLACK: u32 = 6;
 /// Candidates a shard's top-k set certifies; the set holds up to twice as many before it is compacted.
 pub const TOP_CANDIDATES: usize = 2_048;
 

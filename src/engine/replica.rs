@@ -21,7 +21,6 @@ use crate::ids::{KeyHash, ShardId};
 use crate::limits::{APPLY_CHUNK_KEYS, SHARD_UNCOMMITTED_BYTES_MAX, TOP_CANDIDATES};
 
 /// What the entries of a shard change.
-#[derive(Debug)]
 pub(super) enum Machine {
     /// A counting shard.
     Counters(Box<Counters>),
@@ -64,7 +63,6 @@ pub(super) enum ApplyError {
     Map(&'static str),
 }
 
-#[derive(Debug)]
 pub(super) struct Replica {
     pub(super) shard: ShardId,
     pub(super) group: Group,
@@ -152,11 +150,6 @@ impl Replica {
             uncommitted_bytes: 0,
             outcomes: Vec::new(),
         }
-    }
-
-    /// Whether the shard owns a hash.
-    pub(super) fn owns(&self, hash: KeyHash) -> bool {
-        (self.first_hash..=self.last_hash).contains(&hash)
     }
 
     /// Whether there is nothing between acceptance and answer.

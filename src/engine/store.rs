@@ -63,7 +63,6 @@ pub enum OpenError {
 }
 
 /// The replicas of one core and their log.
-#[derive(Debug)]
 pub struct Store {
     config: StoreConfig,
     wal: Wal,

@@ -10,7 +10,7 @@ use crate::limits::SHARDS_MAX;
 use super::wal::record::{u32_at, u64_at};
 
 /// Where one store can be reached by clients.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreAddress {
     /// Its node.
     pub node: NodeId,
@@ -21,7 +21,7 @@ pub struct StoreAddress {
 }
 
 /// One shard: its range of hashes, and where its leader was last known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardRange {
     /// First hash of the range; it ends before the next shard's start.
     pub start: KeyHash,

@@ -27,6 +27,8 @@ mod segment_dir;
 mod writer;
 
 #[cfg(test)]
+mod memory_dir;
+#[cfg(test)]
 mod recovery_tests;
 #[cfg(test)]
 mod writer_tests;
