@@ -50,11 +50,12 @@ fn children(file: &Source, modules: &str) -> Vec<(String, String)> {
     for (offset, word) in file.words() {
         while inline.pop_if(|(_, end)| *end < offset).is_some() {}
         let rest = &file.code[offset + word.len()..];
-        if word == "include" && rest.starts_with('!') {
-            if let Some(target) = file.text[offset..].split('"').nth(1) {
-                let path = join(folder(&file.path), target);
-                children.push((path.clone(), folder(&path).to_owned()));
-            }
+        if word == "include"
+            && rest.starts_with('!')
+            && let Some(target) = file.text[offset..].split('"').nth(1)
+        {
+            let path = join(folder(&file.path), target);
+            children.push((path.clone(), folder(&path).to_owned()));
         }
         let Some((at, name)) = words(rest).next().filter(|_| word == "mod") else { continue };
         let after = offset + word.len() + at + name.len();

@@ -15,6 +15,7 @@ mod process;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use std::path::Path;
+use std::process::ExitCode;
 
 /// The chores of this repository.
 #[derive(Parser)]
@@ -30,11 +31,20 @@ enum Command {
     Codegen(codegen::Flags),
 }
 
-fn main() -> Result<()> {
-    let flags = Flags::parse();
+fn main() -> ExitCode {
+    match run(Flags::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     std::env::set_current_dir(&root).with_context(|| format!("cannot work in {}", root.display()))?;
-    match flags.command {
+    match command {
         Command::Check(flags) => check::run(&flags),
         Command::Codegen(flags) => codegen::run(&flags),
     }
