@@ -29,6 +29,7 @@ const LONG_FILES: &[(&str, &str)] = &[];
 const UNSAFE: &[(&str, &str)] = &[
     (GENERATED, "written by flatc; every frame is verified before it is read"),
     ("src/runtime/disk", "hands buffers to io_uring and takes them back when it is done with them"),
+    ("src/runtime/net/listen.rs", "hands a socket bound by socket2 to glommio, whose own bind would share the port"),
     ("benches/raw.rs", "measures the bare ring that src/runtime/disk is compared with"),
 ];
 
