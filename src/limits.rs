@@ -72,7 +72,11 @@ pub const WAL_RESERVE_BYTES: u64 = 256 << 10;
 pub const WAL_PREPARE_RETRY_MICROS: u64 = 1_000_000;
 
 /// Counters of one table page, at most; a page that fills splits in two.
-pub const PAGE_KEYS_MAX: usize = 3_600;
+/// It is what an index of 4,096 buckets holds at hashbrown's load limit of 7/8; one more would double the index.
+pub const PAGE_KEYS_MAX: usize = 3_584;
+/// Bits by which the depth of a table's directory may exceed log2(keys / `PAGE_KEYS_MAX`), at most: so the directory
+/// has at most 64 slots for every full page's worth of keys, whatever hashes the keys were chosen for.
+pub const DIRECTORY_DEPTH_SLACK: u32 = 6;
 /// Candidates a shard's top-k set certifies; the set holds up to twice as many before it is compacted.
 pub const TOP_CANDIDATES: usize = 2_048;
 
