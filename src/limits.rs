@@ -70,6 +70,12 @@ pub const WAL_SEGMENT_BYTES_MAX: u64 = 1 << 30;
 pub const WAL_RESERVE_BYTES: u64 = 256 << 10;
 /// How long to wait before a segment that could not be prepared (disk full) is tried again.
 pub const WAL_PREPARE_RETRY_MICROS: u64 = 1_000_000;
+/// Bytes of zeros written at a time while a segment is prepared, so that a log write never waits behind much more.
+pub const WAL_ZERO_BYTES_MAX: usize = 1 << 20;
+/// Disk operations of a store that may be under way. A log asks for at most two: one write, one step of preparing a segment.
+pub const DISK_OPERATIONS_MAX: usize = 4;
+/// How long a disk that is being closed waits for the kernel to finish with its buffers; those still in use then are leaked.
+pub const DISK_CLOSE_MICROS_MAX: u64 = 2_000_000;
 
 /// Counters of one table page, at most; a page that fills splits in two.
 pub const PAGE_KEYS_MAX: usize = 3_600;
@@ -89,5 +95,6 @@ const _: () = {
     assert!(BATCH_KEYS_MAX * 32 + SHARDS_MAX * 32 + 4_096 <= REPLY_BYTES_MAX);
     assert!(SHARDS_MAX + STORES_MAX + 16 <= FLATBUFFER_TABLES_MAX);
     assert!(WAL_SEGMENT_BYTES_MIN <= WAL_SEGMENT_BYTES_DEFAULT && WAL_SEGMENT_BYTES_DEFAULT <= WAL_SEGMENT_BYTES_MAX);
+    assert!(WAL_ZERO_BYTES_MAX.is_multiple_of(WAL_BLOCK_BYTES));
     assert!(WAL_RESERVE_BYTES < WAL_SEGMENT_BYTES_MIN);
 };
