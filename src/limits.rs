@@ -78,6 +78,12 @@ pub const WAL_SEGMENT_BYTES_MAX: u64 = 256 << 20;
 pub const WAL_SEGMENTS_AHEAD: usize = 2;
 /// How long to wait before a segment that could not be prepared (disk full) is tried again.
 pub const WAL_PREPARE_RETRY_MICROS: u64 = 1_000_000;
+/// Bytes of zeros written at a time while a segment is prepared, so that a log write never waits behind much more.
+pub const WAL_ZERO_BYTES_MAX: usize = 1 << 20;
+/// Disk operations of a store that may be under way. A log asks for at most two: one write, one step of preparing a segment.
+pub const DISK_OPERATIONS_MAX: usize = 4;
+/// How long a disk that is being closed waits for the kernel to finish with its buffers; those still in use then are leaked.
+pub const DISK_CLOSE_MICROS_MAX: u64 = 2_000_000;
 
 /// Counters of one table page, at most; a page that fills splits in two.
 /// It is what an index of 4,096 buckets holds at hashbrown's load limit of 7/8; one more would double the index.
@@ -106,4 +112,5 @@ const _: () = {
     // Room is counted with two writes of waste at a segment's end; some must remain.
     assert!(8 * WAL_WRITE_BYTES_MAX as u64 <= WAL_SEGMENT_BYTES_MIN);
     assert!(WAL_SEGMENTS_AHEAD >= 2);
+    assert!(WAL_ZERO_BYTES_MAX.is_multiple_of(WAL_BLOCK_BYTES));
 };
