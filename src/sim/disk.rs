@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::engine::input::{DiskDone, DiskError};
 use crate::engine::prng::Prng;
 use crate::engine::wal::{
-    AlignedBuffer, DiskAction, DiskOp, DiskOpId, FileInfo, SegmentDir, segment_file_name, unfinished_file_name,
+    AlignedBuffer, DiskAction, DiskOp, FileInfo, SegmentDir, segment_file_name, unfinished_file_name,
 };
 use crate::ids::SegmentEpoch;
 use crate::limits::WAL_SECTOR_BYTES;
@@ -101,10 +101,26 @@ impl SimDisk {
         }
     }
 
+    /// A copy in the same state, random numbers included, of a disk with nothing under way.
+    pub(super) fn twin(&self) -> SimDisk {
+        assert!(self.under_way.is_empty(), "operations have one issuer");
+        SimDisk {
+            prng: self.prng.clone(),
+            files: self.files.clone(),
+            names: self.names.clone(),
+            durable_names: self.durable_names.clone(),
+            name_changes: self.name_changes.clone(),
+            under_way: Vec::new(),
+            late: self.late.clone(),
+            ..*self
+        }
+    }
+
     pub(super) fn submit(&mut self, op: DiskOp) {
         let landing = match &op.action {
             DiskAction::Write { epoch, offset, buffer } => {
-                let file = self.names.get(&segment_file_name(*epoch)).copied().expect("the log writes to a published segment");
+                let file =
+                    self.names.get(&segment_file_name(*epoch)).copied().expect("the log writes to a published segment");
                 let sectors = (0..buffer.len() / WAL_SECTOR_BYTES).collect();
                 Some(Landing { file, offset: *offset as usize, bytes: buffer.to_vec(), sectors })
             }
@@ -113,17 +129,17 @@ impl SimDisk {
         self.under_way.push(UnderWay { op, landing });
     }
 
-    pub(super) fn is_busy(&self) -> bool {
-        !self.under_way.is_empty()
-    }
-
     /// Something happens by itself: sectors land, or the disk fills or empties.
     pub(super) fn drift(&mut self) {
         if self.faults.full && self.prng.chance(1, 40) {
             self.full = !self.full;
         }
-        let mut landings: Vec<&mut Landing> =
-            self.under_way.iter_mut().filter_map(|under_way| under_way.landing.as_mut()).chain(&mut self.late).collect();
+        let mut landings: Vec<&mut Landing> = self
+            .under_way
+            .iter_mut()
+            .filter_map(|under_way| under_way.landing.as_mut())
+            .chain(&mut self.late)
+            .collect();
         if landings.is_empty() {
             return;
         }
@@ -161,7 +177,20 @@ impl SimDisk {
         Some(DiskDone { id, result, buffer })
     }
 
-    fn perform(&mut self, action: DiskAction, landing: Option<Landing>) -> (Result<(), DiskError>, Option<AlignedBuffer>) {
+    /// Like `complete_one`, but tells of log writes before they have landed.
+    pub(super) fn report_early(&mut self) -> Option<DiskDone> {
+        let write = self.under_way.iter().position(|under_way| under_way.landing.is_some());
+        let Some(place) = write else { return self.complete_one() };
+        let UnderWay { op, landing } = self.under_way.swap_remove(place);
+        self.late.extend(landing);
+        Some(DiskDone { id: op.id, result: Ok(()), buffer: None })
+    }
+
+    fn perform(
+        &mut self,
+        action: DiskAction,
+        landing: Option<Landing>,
+    ) -> (Result<(), DiskError>, Option<AlignedBuffer>) {
         match action {
             DiskAction::Write { buffer, .. } => {
                 let landing = landing.expect("a log write lands");
@@ -252,10 +281,11 @@ impl SimDisk {
             match landing {
                 Some(landing) => self.late.push(landing),
                 // Other operations have happened or not.
-                None if self.prng.chance(1, 2) => {
-                    self.perform(op.action, None);
+                None => {
+                    if self.prng.chance(1, 2) {
+                        let _unheard = self.perform(op.action, None);
+                    }
                 }
-                None => {}
             }
         }
         self.drift();
@@ -303,7 +333,8 @@ impl SimDisk {
         }
         // Mostly where something has been written.
         let used = file.live.iter().rposition(|&byte| byte != 0).map_or(file.live.len(), |last| last + 1);
-        let byte = self.prng.below(if self.prng.chance(3, 4) { used } else { file.live.len() } as u64) as usize;
+        let reach = if self.prng.chance(3, 4) { used } else { file.live.len() };
+        let byte = self.prng.below(reach as u64) as usize;
         let bit = 1 << self.prng.below(8);
         for content in [&mut file.live, &mut file.durable] {
             if let Some(byte) = content.get_mut(byte) {
@@ -422,12 +453,5 @@ impl SegmentDir for SimDisk {
         self.call()?;
         self.sync_names();
         Ok(())
-    }
-}
-
-/// Ids of operations that are under way, for traces.
-impl SimDisk {
-    pub(super) fn under_way(&self) -> impl Iterator<Item = DiskOpId> {
-        self.under_way.iter().map(|under_way| under_way.op.id)
     }
 }

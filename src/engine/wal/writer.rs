@@ -90,10 +90,18 @@ struct WriteUnderWay {
 #[derive(Debug, PartialEq, Eq)]
 enum Preparation {
     Idle,
-    Step { op: DiskOpId, epoch: SegmentEpoch, step: Step },
-    Removing { op: DiskOpId },
+    Step {
+        op: DiskOpId,
+        epoch: SegmentEpoch,
+        step: Step,
+    },
+    Removing {
+        op: DiskOpId,
+    },
     /// The disk was full.
-    Waiting { until: Micros },
+    Waiting {
+        until: Micros,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,11 +129,7 @@ impl Wal {
             groups: recovered.groups.clone(),
             current: None,
             previous: recovered.end,
-            segments: recovered
-                .segments
-                .iter()
-                .map(|&(epoch, end)| UsedSegment { epoch, end })
-                .collect(),
+            segments: recovered.segments.iter().map(|&(epoch, end)| UsedSegment { epoch, end }).collect(),
             freed: VecDeque::new(),
             released: Lsn(0),
             prepared: VecDeque::new(),
@@ -179,8 +183,17 @@ impl Wal {
         // and the end of a segment is left empty if the next write does not fit.
         let stream = (self.pending_bytes + bytes) as u64;
         let writes = stream / (self.config.write_bytes_max as u64 / 2) + 1;
-        let needed = stream + stream / 64 + writes * 2 * WAL_BLOCK_BYTES as u64 + 2 * self.config.write_bytes_max as u64;
+        let needed =
+            stream + stream / 64 + writes * 2 * WAL_BLOCK_BYTES as u64 + 2 * self.config.write_bytes_max as u64;
         self.latched.is_none() && needed <= current + reachable
+    }
+
+    /// Whether a segment of this log, with its header, is durable.
+    #[must_use]
+    pub fn has_durable_segment(&self) -> bool {
+        let used =
+            self.segments.len() - usize::from(self.write.as_ref().is_some_and(|write| write.frees_below.is_some()));
+        used > 0
     }
 
     /// Whether the disk was full when a segment was last to be prepared.
