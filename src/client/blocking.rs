@@ -82,7 +82,7 @@ impl Connection {
                 connection.welcome = welcome;
                 Ok(connection)
             }
-            Reply::Error { code, text } => Err(ClientError::refused(code, format!("{endpoint}: {text}"), 0)),
+            Reply::Error { code, text } => Err(ClientError::from_code(code, format!("{endpoint}: {text}"), 0)),
             _ => Err(ClientError::Protocol { reason: format!("{endpoint} chose a protocol that was not offered") }),
         }
     }
@@ -112,7 +112,7 @@ impl Connection {
         let request_id = self.send_increment(&batch, true)?;
         match self.receive_until(Some(request_id), self.deadline())?.1 {
             Reply::Increment(reply) => Ok(reply),
-            Reply::Error { code, text } => Err(ClientError::refused(code, text, batch.len() as u64)),
+            Reply::Error { code, text } => Err(ClientError::from_code(code, text, batch.len() as u64)),
             _ => Err(unfitting()),
         }
     }
@@ -135,7 +135,7 @@ impl Connection {
                 .zip(&reply.found)
                 .map(|(&count, &found)| (found == 1).then_some(count))
                 .collect()),
-            Reply::Error { code, text } => Err(ClientError::refused(code, text, 0)),
+            Reply::Error { code, text } => Err(ClientError::from_code(code, text, 0)),
             _ => Err(unfitting()),
         }
     }
@@ -153,7 +153,7 @@ impl Connection {
         let request_id = self.pipeline.top_k(k);
         match self.receive_until(Some(request_id), self.deadline())?.1 {
             Reply::TopK(reply) => Ok(reply),
-            Reply::Error { code, text } => Err(ClientError::refused(code, text, 0)),
+            Reply::Error { code, text } => Err(ClientError::from_code(code, text, 0)),
             _ => Err(unfitting()),
         }
     }
@@ -167,7 +167,7 @@ impl Connection {
         let request_id = self.pipeline.status();
         match self.receive_until(Some(request_id), self.deadline())?.1 {
             Reply::Status(status) => Ok(status),
-            Reply::Error { code, text } => Err(ClientError::refused(code, text, 0)),
+            Reply::Error { code, text } => Err(ClientError::from_code(code, text, 0)),
             _ => Err(unfitting()),
         }
     }

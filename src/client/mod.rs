@@ -52,8 +52,9 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// What a refusal of a request of so many increments means.
-    fn refused(code: ErrorCode, text: String, increments: u64) -> ClientError {
+    /// What an error code means to a caller who asked for so many increments (0: who only read).
+    #[must_use]
+    pub fn from_code(code: ErrorCode, text: String, increments: u64) -> ClientError {
         if code.is_definite() {
             ClientError::Refused { code, text }
         } else if increments > 0 {
