@@ -31,6 +31,10 @@ pub const ERROR_TEXT_BYTES_MAX: usize = 512;
 pub const CONNECTION_REQUESTS_MAX: usize = 1_024;
 /// Bytes of replies queued to one connection; past it the server stops reading from that connection.
 pub const CONNECTION_REPLY_BYTES_MAX: usize = REPLY_BYTES_MAX + FRAME_HEADER_BYTES;
+/// Bytes a client offers to one read from its socket.
+pub const CLIENT_READ_BYTES: usize = 64 << 10;
+/// Bytes of requests a client gathers before it sends without being told to.
+pub const CLIENT_FLUSH_BYTES: usize = 256 << 10;
 /// Connections a store accepts; a further one gets an `Overloaded` error and is closed.
 pub const STORE_CONNECTIONS_MAX: usize = 16_384;
 /// Requests waiting in one store's gateway for their parts, over all connections.
