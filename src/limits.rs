@@ -19,6 +19,11 @@ pub const REPLY_BYTES_MAX: usize = 16 << 20;
 pub const FLATBUFFER_TABLES_MAX: usize = 8_192;
 /// Depth of tables in a verified flatbuffer, at most.
 pub const FLATBUFFER_DEPTH_MAX: usize = 8;
+/// Bytes, for each table, by which a verified flatbuffer may seem larger than it is: the verifier counts a vtable
+/// for every table that shares it, and looks at its entries twice.
+pub const FLATBUFFER_TABLE_OVERHEAD_BYTES: usize = 256;
+/// Bytes of the name a client gives itself, at most.
+pub const CLIENT_NAME_BYTES_MAX: usize = 64;
 /// Bytes of the text in an error reply, at most.
 pub const ERROR_TEXT_BYTES_MAX: usize = 512;
 
@@ -48,6 +53,8 @@ pub const SHARDS_MAX: usize = 4_096;
 
 /// An entry stops gathering further requests once its payload has this many bytes.
 pub const ENTRY_BYTES_TARGET: usize = 256 << 10;
+/// Increments that are hashed and handed to the table together.
+pub const APPLY_CHUNK_KEYS: usize = 32;
 /// Bytes of an entry's payload, at most: a whole request, re-encoded, fits.
 pub const ENTRY_BYTES_MAX: usize = 3 << 19;
 /// Bytes proposed by one shard and not yet committed, at most; past it: `Overloaded`.
@@ -58,21 +65,26 @@ pub const WAL_BLOCK_BYTES: usize = 4_096;
 /// The unit that a disk writes whole or not at all. Each carries a stamp.
 pub const WAL_SECTOR_BYTES: usize = 512;
 /// Bytes of one log write on disk, at most.
-pub const WAL_WRITE_BYTES_MAX: usize = 4 << 20;
+pub const WAL_WRITE_BYTES_MAX: usize = 2 << 20;
 /// Bytes of a log segment file when nothing else is configured.
 pub const WAL_SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
 /// Bytes of a log segment file, at least.
-pub const WAL_SEGMENT_BYTES_MIN: u64 = 1 << 20;
-/// Bytes of a log segment file, at most.
-pub const WAL_SEGMENT_BYTES_MAX: u64 = 1 << 30;
-/// Bytes kept free in prepared segments for what must be logged when the disk is full:
-/// terms, votes, no-ops, configuration. Increments are refused (`DiskFull`) before they eat into it.
-pub const WAL_RESERVE_BYTES: u64 = 256 << 10;
+pub const WAL_SEGMENT_BYTES_MIN: u64 = 16 << 20;
+/// Bytes of a log segment file, at most. Recovery reads a segment into memory.
+pub const WAL_SEGMENT_BYTES_MAX: u64 = 256 << 20;
+/// Segments prepared (zeroed, synced, named) ahead of use. The last of them is the reserve for what must be
+/// logged when the disk is full (terms, votes, no-ops, configuration): increments are refused (`DiskFull`) before
+/// they would open it.
+pub const WAL_SEGMENTS_AHEAD: usize = 2;
 /// How long to wait before a segment that could not be prepared (disk full) is tried again.
 pub const WAL_PREPARE_RETRY_MICROS: u64 = 1_000_000;
 
 /// Counters of one table page, at most; a page that fills splits in two.
-pub const PAGE_KEYS_MAX: usize = 3_600;
+/// It is what an index of 4,096 buckets holds at hashbrown's load limit of 7/8; one more would double the index.
+pub const PAGE_KEYS_MAX: usize = 3_584;
+/// Bits by which the depth of a table's directory may exceed log2(keys / `PAGE_KEYS_MAX`), at most: so the directory
+/// has at most 64 slots for every full page's worth of keys, whatever hashes the keys were chosen for.
+pub const DIRECTORY_DEPTH_SLACK: u32 = 6;
 /// Candidates a shard's top-k set certifies; the set holds up to twice as many before it is compacted.
 pub const TOP_CANDIDATES: usize = 2_048;
 
@@ -89,5 +101,9 @@ const _: () = {
     assert!(BATCH_KEYS_MAX * 32 + SHARDS_MAX * 32 + 4_096 <= REPLY_BYTES_MAX);
     assert!(SHARDS_MAX + STORES_MAX + 16 <= FLATBUFFER_TABLES_MAX);
     assert!(WAL_SEGMENT_BYTES_MIN <= WAL_SEGMENT_BYTES_DEFAULT && WAL_SEGMENT_BYTES_DEFAULT <= WAL_SEGMENT_BYTES_MAX);
-    assert!(WAL_RESERVE_BYTES < WAL_SEGMENT_BYTES_MIN);
+    // The group table of a segment header fits in one write.
+    assert!(SHARDS_MAX * 64 + WAL_BLOCK_BYTES <= WAL_WRITE_BYTES_MAX);
+    // Room is counted with two writes of waste at a segment's end; some must remain.
+    assert!(8 * WAL_WRITE_BYTES_MAX as u64 <= WAL_SEGMENT_BYTES_MIN);
+    assert!(WAL_SEGMENTS_AHEAD >= 2);
 };

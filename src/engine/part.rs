@@ -4,6 +4,7 @@
 //! owns the shard (by memory within a node) and comes back with the ticket it was sent with. Parts own their bytes,
 //! so they may cross threads.
 
+use super::status::StoreStatus;
 use crate::error::ErrorCode;
 use crate::ids::{Index, ShardId, StoreId};
 
@@ -93,6 +94,8 @@ pub enum PartBody {
         /// How many.
         k: u32,
     },
+    /// The state of the whole store; the shard does not matter.
+    Status,
 }
 
 /// A shard's answer to a [`PartRequest`].
@@ -138,6 +141,8 @@ pub enum PartAnswer {
         /// Whether the shard has no further keys.
         exhausted: bool,
     },
+    /// The state of the store.
+    Status(Box<StoreStatus>),
     /// Nothing was done, and nothing will be: the part was never proposed.
     Refused {
         /// Why.

@@ -1,1 +1,404 @@
-//! To be written.
+//! A store: what one core owns. Its replicas, their one log, and the order in which effects may leave.
+//!
+//! `step` takes one event and only changes memory; `take_output` says what is to be done about all that has been stepped since.
+//! Between the two lies group commit: whatever parts have gathered for a shard become one entry, and
+//! whatever entries have gathered for the store become one log write.
+//!
+//! ```text
+//! Input::Part ──► replica.waiting          take_output: propose ──► log ──► DiskOp::Write
+//! Input::Disk ──► log.done ──► watermark ──► gated messages ──► commit ──► apply ──► replies
+//! ```
+//!
+//! Absent on purpose: clocks, files, sockets, threads, hash-ordered iteration.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::cluster::ClusterMap;
+use super::command;
+use super::input::{DiskDone, Input};
+use super::output::Output;
+use super::part::{PartAnswer, PartBody, PartReply, PartRequest};
+use super::raft::{Effects, Entry, Envelope, Group};
+use super::replica::{IncrementPart, Machine, Replica};
+use super::status::StoreStatus;
+use super::wal::record::RECORD_HEADER_BYTES;
+use super::wal::{GroupState, Record, Recovered, RecoveryError, SegmentDir, Wal, WalConfig, WalIdentity, recover};
+use crate::error::ErrorCode;
+use crate::ids::{ClusterId, Index, KeyHash, Lsn, Micros, NodeId, ReplicaId, ShardId, StoreId};
+use crate::limits::ENTRY_BYTES_TARGET;
+
+/// What a store is told about itself.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node.
+    pub node: NodeId,
+    /// This store.
+    pub store: StoreId,
+    /// Who owns what. Shards that the map puts here have a replica here; the meta shard is in store 0.
+    pub map: Arc<ClusterMap>,
+    /// Sizes of the log.
+    pub wal: WalConfig,
+    /// Bytes of memory for the counters of this store.
+    pub memory_bytes_max: u64,
+}
+
+/// Why a store refuses to open.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The log cannot be trusted.
+    #[error(transparent)]
+    Log(#[from] RecoveryError),
+    /// The log holds entries of a shard that does not live here.
+    #[error("the log holds entries of shard {0}, which the node's configuration does not put in this store")]
+    StrangeShard(ShardId),
+    /// The log begins after a shard's first entry.
+    #[error("the log of shard {0} begins after index {1}, and there is no checkpoint of what came before")]
+    NoCheckpoint(ShardId, Index),
+    /// The log's cluster map is not the node's.
+    #[error("the cluster map in the log is not the one in the node's configuration; restore the right node file")]
+    OtherMap,
+}
+
+/// The replicas of one core and their log.
+pub struct Store {
+    config: StoreConfig,
+    wal: Wal,
+    /// Sorted by shard.
+    replicas: Vec<Replica>,
+    /// Messages that wait for the log, in the order of their positions.
+    gated: VecDeque<(Lsn, Envelope)>,
+    /// Places of replicas that have parts to propose, each once.
+    proposing: VecDeque<usize>,
+    memory_bytes: u64,
+    draining: bool,
+    now: Micros,
+    output: Output,
+    effects: Effects,
+    latch_told: bool,
+}
+
+/// A replica while its log is being read.
+struct Recovering {
+    machine: Machine,
+    first: KeyHash,
+    last: KeyHash,
+    /// Read, but not yet known to be committed.
+    entries: VecDeque<Entry>,
+    commit: Index,
+}
+
+impl Store {
+    /// Reads the store's log and takes up where it ended, or refuses by name. Blocks on `dir`. `opened_before` says whether a
+    /// log must exist. Also returns what recovery found, for the shell to report.
+    ///
+    /// # Errors
+    /// The log cannot be trusted, or contradicts the configuration.
+    pub fn open(
+        config: StoreConfig,
+        dir: &mut dyn SegmentDir,
+        opened_before: bool,
+        now: Micros,
+    ) -> Result<(Store, Recovered), OpenError> {
+        let identity = WalIdentity { cluster: config.cluster, node: config.node, store: config.store };
+        let mut recovering = own_shards(&config);
+        let mut strange = None;
+        let seed = config.map.routing_seed;
+        let mut outcomes = Vec::new();
+        let mut visit = |record: Record| {
+            let (Record::HardState { shard, .. } | Record::Entry { shard, .. }) = record;
+            let Some(replica) = recovering.get_mut(&shard) else {
+                strange = Some(shard);
+                return Err("a shard that does not live here".to_string());
+            };
+            replica.take(seed, record, &mut outcomes)
+        };
+        let recovered = match recover(dir, identity, config.wal, opened_before, &mut visit) {
+            Ok(recovered) => recovered,
+            Err(error) => return Err(strange.map_or(OpenError::Log(error), OpenError::StrangeShard)),
+        };
+        if let Some((&shard, base)) = recovered.base.iter().find(|(_, base)| base.last_index > Index(0)) {
+            return Err(OpenError::NoCheckpoint(shard, base.last_index));
+        }
+        let mut replicas = Vec::with_capacity(recovering.len());
+        for (shard, replica) in recovering {
+            if matches!(&replica.machine, Machine::Meta(Some(map)) if *map != *config.map) {
+                return Err(OpenError::OtherMap);
+            }
+            let state = recovered.groups.get(&shard).copied().unwrap_or_default();
+            replicas.push(replica.finish(shard, own_replica(config.node), state));
+        }
+        let mut store = Store {
+            wal: Wal::new(identity, config.wal, &recovered),
+            memory_bytes: replicas.iter().map(|replica| replica.machine.memory_bytes()).sum(),
+            config,
+            replicas,
+            gated: VecDeque::new(),
+            proposing: VecDeque::new(),
+            draining: false,
+            now,
+            output: Output::default(),
+            effects: Effects::default(),
+            latch_told: false,
+        };
+        // A lone voter has nobody to wait for.
+        for place in 0..store.replicas.len() {
+            store.replicas[place].group.campaign(&mut store.effects);
+            store.absorb_effects();
+        }
+        Ok((store, recovered))
+    }
+
+    /// Takes one event at a moment that never goes back.
+    pub fn step(&mut self, now: Micros, input: Input) {
+        self.now = self.now.max(now);
+        match input {
+            Input::Tick => {}
+            Input::Part(request) => self.part(request),
+            Input::Disk(done) => self.disk(done),
+            Input::Drain => self.draining = true,
+        }
+    }
+
+    /// What is to be done about everything stepped since the last call.
+    pub fn take_output(&mut self) -> Output {
+        if self.wal.latched().is_none() {
+            self.propose_waiting();
+        }
+        let mut output = std::mem::take(&mut self.output);
+        self.wal.take_ops(self.now, &mut output.disk);
+        output.deadline = self.wal.deadline();
+        if let Some(why) = self.wal.latched()
+            && !std::mem::replace(&mut self.latch_told, true)
+        {
+            output.latched = Some(why.to_string());
+        }
+        output
+    }
+
+    /// Whether every shard here can be written and read.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.replicas.iter().all(|replica| {
+            replica.group.read_index().is_some() && !matches!(replica.machine, Machine::Meta(None))
+        })
+    }
+
+    /// Whether nothing that was accepted is unfinished.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.wal.is_quiet() && self.replicas.iter().all(Replica::is_quiet)
+    }
+
+    /// The store's log has opened a segment of its own, durably: from now on a start without a log is a loss.
+    #[must_use]
+    pub fn has_durable_log(&self) -> bool {
+        self.wal.durable() > Lsn(0)
+    }
+
+    /// The store's state; the shell adds what it alone knows (connections, direct I/O).
+    #[must_use]
+    pub fn status(&self) -> StoreStatus {
+        let segments = self.wal.segment_files();
+        StoreStatus {
+            store: self.config.store,
+            segment: self.wal.segment().0,
+            log_bytes: self.wal.appended().0,
+            log_durable_bytes: self.wal.durable().0,
+            segments: segments as u32,
+            segment_bytes: segments as u64 * self.wal.segment_bytes(),
+            disk_full: self.wal.is_disk_full(),
+            direct_io: false,
+            connections: 0,
+            memory_bytes: self.memory_bytes,
+            memory_bytes_max: self.config.memory_bytes_max,
+            shards: self.replicas.iter().map(Replica::status).collect(),
+        }
+    }
+
+    /// Order- and layout-independent digests of the counters, by shard: equal states have equal digests.
+    pub fn digests(&self) -> impl Iterator<Item = (ShardId, Index, u64)> {
+        self.replicas.iter().filter_map(|replica| match &replica.machine {
+            Machine::Counters(counters) => Some((replica.shard, replica.group.applied(), counters.digest())),
+            Machine::Meta(_) => None,
+        })
+    }
+
+    fn part(&mut self, request: PartRequest) {
+        let (ticket, shard) = (request.ticket, request.shard);
+        let refused = |code| PartReply { ticket, shard, body: PartAnswer::Refused { code } };
+        if matches!(request.body, PartBody::Status) {
+            let body = PartAnswer::Status(Box::new(self.status()));
+            self.output.replies.push(PartReply { ticket, shard, body });
+            return;
+        }
+        let Ok(place) = self.replicas.binary_search_by_key(&shard, |replica| replica.shard) else {
+            self.output.replies.push(refused(ErrorCode::WrongShard));
+            return;
+        };
+        let replica = &mut self.replicas[place];
+        match request.body {
+            PartBody::Increment { .. } if self.draining => self.output.replies.push(refused(ErrorCode::ShuttingDown)),
+            PartBody::Increment { .. } if shard == ShardId::META => {
+                self.output.replies.push(refused(ErrorCode::WrongShard));
+            }
+            PartBody::Increment { count, encoded, want_values } => {
+                if RECORD_HEADER_BYTES + encoded.len() + 16 > self.wal.record_bytes_max() {
+                    self.output.replies.push(refused(ErrorCode::TooLarge));
+                    return;
+                }
+                let was_waiting = replica.has_waiting();
+                match replica.queue(IncrementPart { ticket, count, want_values, encoded }) {
+                    Ok(()) if was_waiting => {}
+                    Ok(()) => self.proposing.push_back(place),
+                    Err((_, code)) => self.output.replies.push(refused(code)),
+                }
+            }
+            PartBody::Get { .. } | PartBody::TopK { .. } | PartBody::Status => {
+                let body = replica.read(self.config.map.routing_seed, &request);
+                self.output.replies.push(PartReply { ticket, shard, body });
+            }
+        }
+    }
+
+    fn disk(&mut self, done: DiskDone) {
+        self.wal.done(self.now, done);
+        // A latched log answers nobody, not even for what became durable before.
+        if self.wal.latched().is_some() {
+            return;
+        }
+        while let Some((_, envelope)) = self.gated.pop_front_if(|(lsn, _)| *lsn <= self.wal.durable()) {
+            self.deliver(envelope);
+        }
+    }
+
+    /// A message whose position has become durable: to one of our own replicas, or to a peer.
+    fn deliver(&mut self, envelope: Envelope) {
+        let Ok(place) = self.replicas.binary_search_by_key(&envelope.shard, |replica| replica.shard) else {
+            return;
+        };
+        if envelope.to != own_replica(self.config.node) {
+            self.output.send_after.push(envelope);
+            return;
+        }
+        self.replicas[place].group.step(&envelope, &mut self.effects);
+        self.apply(place);
+        self.absorb_effects();
+    }
+
+    fn apply(&mut self, place: usize) {
+        let replica = &mut self.replicas[place];
+        let before = replica.machine.memory_bytes();
+        let applied = replica.apply_committed(self.config.map.routing_seed, &mut self.output.replies);
+        self.memory_bytes = self.memory_bytes - before + replica.machine.memory_bytes();
+        if let Err(error) = applied {
+            let index = replica.group.applied();
+            self.wal.latch(format!("entry {index} of shard {} cannot be applied: {error}", replica.shard));
+            return;
+        }
+        // The first leader of the meta shard writes down the map the node was formatted with.
+        if matches!(replica.machine, Machine::Meta(None))
+            && replica.group.read_index().is_some_and(|index| index == replica.group.last())
+        {
+            let map = command::map(&self.config.map.encode());
+            replica.group.propose(map, &mut self.effects);
+        }
+    }
+
+    /// Puts a group's records into the log and its messages behind them.
+    fn absorb_effects(&mut self) {
+        for record in self.effects.records.drain(..) {
+            self.wal.append(record);
+        }
+        let lsn = self.wal.appended();
+        self.gated.extend(self.effects.send_after.drain(..).map(|envelope| (lsn, envelope)));
+    }
+
+    /// Turns waiting parts into entries, an entry a shard in turn, for as long as the log has room.
+    fn propose_waiting(&mut self) {
+        let target = ENTRY_BYTES_TARGET.min(self.wal.record_bytes_max() / 2);
+        let mut blocked = VecDeque::new();
+        while let Some(place) = self.proposing.pop_front() {
+            let replica = &mut self.replicas[place];
+            let Some(part) = replica.next_waiting() else { continue };
+            let bytes = target.max(part.entry_bytes()) + RECORD_HEADER_BYTES + 16;
+            let memory_full = self.memory_bytes >= self.config.memory_bytes_max;
+            let refusal = if !self.wal.accepts(bytes) {
+                if !self.wal.is_disk_full() {
+                    blocked.push_back(place);
+                    continue;
+                }
+                Some(ErrorCode::DiskFull)
+            } else if memory_full && !replica.all_exist(self.config.map.routing_seed, part) {
+                Some(ErrorCode::MemoryFull)
+            } else {
+                None
+            };
+            match refusal {
+                Some(code) => self.output.replies.extend(replica.refuse_waiting(code)),
+                // With the memory full, each part is looked at by itself.
+                None => replica.propose_waiting(if memory_full { 0 } else { target }, &mut self.effects),
+            }
+            if self.replicas[place].has_waiting() {
+                self.proposing.push_back(place);
+            }
+            self.absorb_effects();
+        }
+        self.proposing = blocked;
+    }
+}
+
+/// The one replica that a node has of each of its shards. Replica ids will be minted by configuration entries once there are some.
+fn own_replica(node: NodeId) -> ReplicaId {
+    ReplicaId(node.0)
+}
+
+fn own_shards(config: &StoreConfig) -> BTreeMap<ShardId, Recovering> {
+    let mut shards = BTreeMap::new();
+    let mut add = |shard, first, last| {
+        let machine = Machine::new(shard, first, last);
+        shards.insert(shard, Recovering { machine, first, last, entries: VecDeque::new(), commit: Index(0) });
+    };
+    if config.store == StoreId(0) {
+        add(ShardId::META, KeyHash(0), KeyHash(0));
+    }
+    for (place, range) in config.map.shards.iter().enumerate() {
+        if (range.node, range.store) == (config.node, config.store) {
+            let (first, last) = config.map.range(place);
+            add(range.shard, first, last);
+        }
+    }
+    shards
+}
+
+impl Recovering {
+    /// Takes a record. Entries are applied as soon as a later record says that they are committed, so that a long log never has to
+    /// fit in memory; the rest waits for the next leader, as after any restart.
+    fn take(
+        &mut self,
+        routing_seed: u64,
+        record: Record,
+        outcomes: &mut Vec<super::counters::Outcome>,
+    ) -> Result<(), String> {
+        let known = match record {
+            Record::HardState { commit, .. } => commit,
+            Record::Entry { term, index, commit, payload, .. } => {
+                self.entries.push_back(Entry { term, index, payload });
+                commit
+            }
+        };
+        self.commit = self.commit.max(known);
+        while let Some(entry) = self.entries.pop_front_if(|entry| entry.index <= self.commit) {
+            let applied = self.machine.apply(routing_seed, &entry, outcomes);
+            applied.map_err(|error| format!("entry {} cannot be applied: {error}", entry.index))?;
+        }
+        Ok(())
+    }
+
+    fn finish(self, shard: ShardId, me: ReplicaId, state: GroupState) -> Replica {
+        let group = Group::new(shard, me, vec![me], state, self.entries);
+        Replica::new(shard, group, self.machine, self.first, self.last)
+    }
+}

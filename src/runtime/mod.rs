@@ -1,1 +1,4 @@
 //! To be written.
+
+pub mod disk;
+pub mod segment_dir;

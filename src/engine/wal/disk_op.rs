@@ -57,6 +57,11 @@ pub enum DiskAction {
         /// Epoch of the file.
         epoch: SegmentEpoch,
     },
+    /// Remove a published segment that is no longer needed.
+    Remove {
+        /// Epoch of the file.
+        epoch: SegmentEpoch,
+    },
 }
 
 /// File name of a published segment.

@@ -1,0 +1,428 @@
+//! Performs a log's disk operations without ever blocking the executor.
+//!
+//! A store's [`Disk`] is an io_uring of its own beside glommio's, because glommio cannot link entries, and the
+//! linked pair *write, then sync the data* is what a durable append is made of: one system call, both parts on their
+//! way at once, in order. `O_DSYNC` would be one entry instead of two, but then the kernel finishes the write in a
+//! work queue of the very core that this store keeps busy, and waits for a scheduler tick (4 ms) to get there.
+//! `benches/raw.rs` measures all this.
+//!
+//! # How a driver uses it
+//!
+//! Three calls. [`Disk::submit`] starts an operation; [`Disk::reap`] collects what has ended, by looking at memory
+//! shared with the kernel; [`Alarm::wait`] sleeps until there is something to collect. The first two need the
+//! `Disk` for themselves and the third does not, so the alarm belongs in a small task that wakes the driver the way
+//! every other source of input does:
+//!
+//! ```ignore
+//! let mut disk = Disk::open(&log_directory)?;
+//! let alarm = disk.alarm()?;
+//! glommio::spawn_local(async move { while alarm.wait().await.is_ok() { inbox.wake(); } }).detach();
+//! loop {
+//!     inbox.wait().await;
+//!     disk.reap(&mut ended);
+//!     for done in ended.drain(..) { store.step(now, Input::Disk(done)); }
+//!     // … every other input …
+//!     for op in store.take_output().disk { disk.submit(op); }
+//! }
+//! ```
+//!
+//! Calling `reap` every turn, not only after an alarm, costs no system call and finds completions sooner under load;
+//! an alarm that then finds nothing does no harm.
+//!
+//! # What is bounded
+//!
+//! At most [`DISK_OPERATIONS_MAX`] operations are under way; each has at most two entries in the kernel's hands (a log
+//! write), and the ring has room for that many. So a full queue means that the log asks for more than it says, and such
+//! an operation is refused, not waited for.
+//!
+//! # What the kernel holds
+//!
+//! Every entry points to memory owned by its operation's slot: the buffer, the file names, the open file. A slot is
+//! emptied only by the last completion of its operation, never by an error and never by anybody's drop. When a `Disk`
+//! is dropped, it waits for the kernel to finish, for [`DISK_CLOSE_MICROS_MAX`] at most, and then leaks what is still in
+//! use: to free it would let a stuck device write freed memory into the log when it wakes up.
+//!
+//! # When it fails
+//!
+//! Errors of the disk come back in [`DiskDone`]. If the ring itself fails, every operation under way is reported as
+//! failed (its outcome is unknown), every later one is refused, and nothing is retried.
+
+mod work;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use glommio::io::BufferedFile;
+use io_uring::{IoUring, Probe, opcode, types};
+use rustix::event::EventfdFlags;
+use rustix::io::Errno;
+
+use self::work::{Append, Progress, Site, Step};
+use super::segment_dir::LogDirectory;
+use crate::engine::input::{DiskDone, DiskError};
+use crate::engine::wal::{AlignedBuffer, DiskAction, DiskOp, DiskOpId, segment_file_name, unfinished_file_name};
+use crate::ids::SegmentEpoch;
+use crate::limits::{DISK_CLOSE_MICROS_MAX, DISK_OPERATIONS_MAX, WAL_WRITE_BYTES_MAX, WAL_ZERO_BYTES_MAX};
+
+/// Entries an operation has in the kernel's hands, at most: a write and its sync.
+const ENTRIES_PER_OPERATION: usize = 2;
+/// Room in the ring for all of them. The kernel makes the completion queue twice as long, so it cannot overflow.
+const RING_ENTRIES: u32 = (DISK_OPERATIONS_MAX * ENTRIES_PER_OPERATION).next_power_of_two() as u32;
+/// How often an interrupted or momentarily refused submission is tried again before the ring counts as failed.
+const ENTER_ATTEMPTS_MAX: usize = 1_000;
+
+const _: () = {
+    // Lengths in entries have 32 bits.
+    assert!(WAL_WRITE_BYTES_MAX <= u32::MAX as usize);
+    assert!(WAL_ZERO_BYTES_MAX <= u32::MAX as usize);
+};
+
+/// Why a [`Disk`] cannot be used on this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskOpenError {
+    /// io_uring is switched off or filtered.
+    #[error(
+        "the kernel refuses io_uring ({0}); allow it: set sysctl kernel.io_uring_disabled=0, \
+         and in a container use a seccomp profile that permits io_uring_setup, io_uring_enter and io_uring_register"
+    )]
+    Refused(io::Error),
+    /// The kernel's io_uring lacks an operation.
+    #[error("the kernel is too old: its io_uring has no {0} (Linux 5.11 or later has)")]
+    TooOld(&'static str),
+    /// Anything else.
+    #[error("cannot {0}: {1}")]
+    Failed(&'static str, io::Error),
+}
+
+/// The disk of one store: performs [`DiskOp`]s on the directory of its log. Stays on the thread that opened it.
+pub struct Disk {
+    ring: IoUring,
+    eventfd: OwnedFd,
+    site: Site,
+    /// Segments made here that may still be written, by epoch: the current one and the prepared one.
+    files: BTreeMap<SegmentEpoch, Rc<File>>,
+    /// The operations under way. The position is the ring's name for an operation.
+    slots: [Option<Slot>; DISK_OPERATIONS_MAX],
+    /// Ends that the kernel has no part in: refusals, and what was under way when the ring failed.
+    refused: Vec<DiskDone>,
+    /// Set once, when the ring fails or the disk is closed: nothing further is started.
+    closed: Option<String>,
+}
+
+/// An operation under way.
+struct Slot {
+    /// `None` once its end has been told because the ring failed; the kernel may still be at work on it.
+    id: Option<DiskOpId>,
+    work: Work,
+}
+
+enum Work {
+    Append(Append),
+    Chain(Step),
+}
+
+impl Disk {
+    /// Sets up the ring for a log directory.
+    ///
+    /// # Errors
+    /// If the kernel does not let us use io_uring as we need it; the text says what to do.
+    pub fn open(directory: &LogDirectory) -> Result<Disk, DiskOpenError> {
+        let ring = IoUring::new(RING_ENTRIES);
+        let refused = matches!(errno(&ring), Some(Errno::NOSYS | Errno::PERM | Errno::ACCESS));
+        let ring = ring.map_err(|e| {
+            if refused { DiskOpenError::Refused(e) } else { DiskOpenError::Failed("set up an io_uring", e) }
+        })?;
+        require_operations(&ring)?;
+        // Blocking on purpose: the kernel answers a read of a non-blocking eventfd at once, with EAGAIN.
+        let eventfd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)
+            .map_err(|errno| DiskOpenError::Failed("make an eventfd", errno.into()))?;
+        ring.submitter()
+            .register_eventfd(eventfd.as_raw_fd())
+            .map_err(|e| DiskOpenError::Failed("register an eventfd with an io_uring", e))?;
+        let handle = directory.handle().try_clone();
+        let site = Site {
+            directory: Rc::new(handle.map_err(|e| DiskOpenError::Failed("duplicate the directory's handle", e))?),
+            direct_flag: directory.direct_flag(),
+            zeros: Rc::new(AlignedBuffer::zeroed(WAL_ZERO_BYTES_MAX)),
+        };
+        Ok(Disk {
+            ring,
+            eventfd,
+            site,
+            files: BTreeMap::new(),
+            slots: [const { None }; DISK_OPERATIONS_MAX],
+            refused: Vec::new(),
+            closed: None,
+        })
+    }
+
+    /// Whether the log is written past the page cache.
+    #[must_use]
+    pub fn direct_io(&self) -> bool {
+        !self.site.direct_flag.is_empty()
+    }
+
+    /// What tells that [`reap`](Disk::reap) has something to collect. One is enough; two would steal from each other.
+    ///
+    /// # Errors
+    /// If no further file can be opened.
+    ///
+    /// # Panics
+    /// Outside a glommio executor.
+    pub fn alarm(&self) -> io::Result<Alarm> {
+        let eventfd = self.eventfd.try_clone()?;
+        // SAFETY: the descriptor is ours, open, and given away here for good.
+        Ok(Alarm { eventfd: unsafe { BufferedFile::from_raw_fd(eventfd.into_raw_fd()) } })
+    }
+
+    /// Starts an operation. Its end, a refusal included, comes out of [`reap`](Disk::reap).
+    pub fn submit(&mut self, op: DiskOp) {
+        let DiskOp { id, action } = op;
+        let free = self.slots.iter().position(Option::is_none);
+        let started = match (&self.closed, free) {
+            (Some(reason), _) => Err((DiskError::Failed(reason.clone()), buffer_of(action))),
+            (None, None) => {
+                let text = format!("more than {DISK_OPERATIONS_MAX} disk operations at once");
+                Err((DiskError::Failed(text), buffer_of(action)))
+            }
+            (None, Some(index)) => self.plan(action).map(|work| (index, work)),
+        };
+        match started {
+            Ok((index, work)) => self.start(index, Slot { id: Some(id), work }),
+            Err((error, buffer)) => {
+                self.refused.push(DiskDone { id, result: Err(error), buffer });
+                self.alert();
+            }
+        }
+    }
+
+    /// Adds to `ended` every operation that has ended since the last call. Never waits.
+    pub fn reap(&mut self, ended: &mut Vec<DiskDone>) {
+        loop {
+            let next = self.ring.completion().next();
+            let Some(completion) = next else { break };
+            self.complete(completion.user_data(), completion.result(), ended);
+        }
+        ended.append(&mut self.refused);
+    }
+
+    /// What an action asks of the kernel first; or why it cannot be done, with the buffer it brought.
+    fn plan(&mut self, action: DiskAction) -> Result<Work, (DiskError, Option<AlignedBuffer>)> {
+        let not_open = |name: String| DiskError::Failed(format!("{name} is not open"));
+        Ok(Work::Chain(match action {
+            DiskAction::Write { epoch, offset, buffer } => {
+                // The log has moved on to this segment: earlier ones are never written again.
+                while self.files.first_key_value().is_some_and(|(&earlier, _)| earlier < epoch) {
+                    self.files.pop_first();
+                }
+                let Some(file) = self.files.get(&epoch).cloned() else {
+                    return Err((not_open(segment_file_name(epoch)), Some(buffer)));
+                };
+                if buffer.len() > WAL_WRITE_BYTES_MAX {
+                    let text = format!("a write of {} bytes is too long", buffer.len());
+                    return Err((DiskError::Failed(text), Some(buffer)));
+                }
+                return Ok(Work::Append(Append { file, epoch, offset, buffer, written: None, synced: None }));
+            }
+            DiskAction::Zero { epoch, recycle, bytes } => {
+                self.files.remove(&epoch);
+                if let Some(freed) = recycle {
+                    self.files.remove(&freed);
+                }
+                Step::zero(epoch, recycle, bytes)
+            }
+            DiskAction::SyncFile { epoch } => match self.files.get(&epoch) {
+                Some(file) => Step::Sync { file: file.clone(), name: unfinished_file_name(epoch) },
+                None => return Err((not_open(unfinished_file_name(epoch)), None)),
+            },
+            DiskAction::Publish { epoch } => Step::publish(epoch),
+            DiskAction::SyncDir => Step::Sync { file: self.site.directory.clone(), name: "the log's directory".into() },
+            DiskAction::Discard { epoch } => {
+                self.files.remove(&epoch);
+                Step::discard(epoch)
+            }
+            DiskAction::Remove { epoch } => {
+                self.files.remove(&epoch);
+                Step::remove(epoch)
+            }
+        }))
+    }
+
+    /// Puts an operation into an empty slot and its entries into the kernel's hands.
+    fn start(&mut self, index: usize, slot: Slot) {
+        // The last bit tells a write (0) from its sync (1).
+        let user_data = (index as u64) << 1;
+        let slot = self.slots[index].insert(slot);
+        let pushed = match &slot.work {
+            Work::Append(append) => {
+                let [write, sync] = append.entries();
+                let entries = [write.user_data(user_data), sync.user_data(user_data | 1)];
+                // SAFETY: the entries point to the append's buffer and name its file. Both belong to the slot just
+                // filled, the buffer's bytes stay where they are when the slot moves, nobody else can reach them, and
+                // the slot is emptied only when both completions have been seen (`complete`), or leaked (`drop`).
+                unsafe { self.ring.submission().push_multiple(&entries) }
+            }
+            Work::Chain(step) => {
+                let entry = step.entry(&self.site).user_data(user_data);
+                // SAFETY: the entry points to the step's names or zeros, on the heap, and names its file or the
+                // directory. They belong to the slot just filled or to the site; the slot is emptied only when this
+                // entry's completion has been seen, or leaked, and the site goes only with the ring or is leaked too.
+                unsafe { self.ring.submission().push(&entry) }
+            }
+        };
+        if let Err(reason) = pushed.map_err(|e| e.to_string()).and_then(|()| self.enter()) {
+            self.close(format!("io_uring failed: {reason}"));
+        }
+    }
+
+    /// Hands the queued entries to the kernel, all of them in one call: a pair taken apart would no longer be linked,
+    /// and its sync could run before its write.
+    fn enter(&mut self) -> Result<(), String> {
+        let queued = self.ring.submission().len();
+        for _ in 0..ENTER_ATTEMPTS_MAX {
+            let submitted = self.ring.submit();
+            match (&submitted, errno(&submitted)) {
+                (Ok(taken), _) if *taken == queued => return Ok(()),
+                (Ok(taken), _) if *taken > 0 => return Err(format!("the kernel took {taken} of {queued} entries")),
+                (Ok(_), _) | (Err(_), Some(Errno::INTR | Errno::AGAIN | Errno::BUSY)) => std::thread::yield_now(),
+                (Err(e), _) => return Err(e.to_string()),
+            }
+        }
+        Err(format!("the kernel took no entry in {ENTER_ATTEMPTS_MAX} attempts"))
+    }
+
+    /// Takes one completion.
+    fn complete(&mut self, user_data: u64, result: i32, ended: &mut Vec<DiskDone>) {
+        let index = (user_data >> 1) as usize;
+        let Slot { id, work } = self.slots[index]
+            .take()
+            .expect("the kernel completes each of our entries once, and a slot is emptied by its last completion");
+        let (result, buffer) = match work {
+            Work::Append(mut append) => {
+                let half = if user_data & 1 == 0 { &mut append.written } else { &mut append.synced };
+                *half = Some(result);
+                match append.outcome() {
+                    Some(outcome) => (outcome, Some(append.buffer)),
+                    None => {
+                        self.slots[index] = Some(Slot { id, work: Work::Append(append) });
+                        return;
+                    }
+                }
+            }
+            Work::Chain(step) => match step.finish(result, &self.site) {
+                Progress::Next(step) if self.closed.is_none() => {
+                    self.start(index, Slot { id, work: Work::Chain(step) });
+                    return;
+                }
+                Progress::Next(_) => return,
+                Progress::Made(epoch, file) => {
+                    self.files.insert(epoch, file);
+                    (Ok(()), None)
+                }
+                Progress::Done(result) => (result, None),
+            },
+        };
+        ended.extend(id.map(|id| DiskDone { id, result, buffer }));
+    }
+
+    /// Reports everything under way as failed and starts nothing any more. The slots stay filled: the kernel may
+    /// still be using what they own.
+    fn close(&mut self, reason: String) {
+        for slot in self.slots.iter_mut().flatten() {
+            let result = Err(DiskError::Failed(reason.clone()));
+            self.refused.extend(slot.id.take().map(|id| DiskDone { id, result, buffer: None }));
+        }
+        self.closed = Some(reason);
+        self.alert();
+    }
+
+    /// Raises the alarm for something the kernel has no part in.
+    fn alert(&self) {
+        // Adding 1 to a 64-bit counter fails only when it is all but full, and then the alarm is raised already.
+        let _already_raised = rustix::io::write(&self.eventfd, &1_u64.to_ne_bytes());
+    }
+
+    fn is_idle(&self) -> bool {
+        self.slots.iter().all(Option::is_none)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.close("the disk is closed".into());
+        let deadline = Instant::now() + Duration::from_micros(DISK_CLOSE_MICROS_MAX);
+        let mut ended = Vec::new();
+        loop {
+            self.reap(&mut ended);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.is_idle() || left.is_zero() {
+                break;
+            }
+            let timeout = types::Timespec::from(left);
+            let waited = self.ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&timeout));
+            // A timeout or an interruption is for the loop to judge; any other error would only repeat itself.
+            if !matches!(errno(&waited), None | Some(Errno::TIME | Errno::INTR)) {
+                break;
+            }
+        }
+        if !self.is_idle() {
+            // The kernel still holds pointers into the slots, and looks the directory up by its number.
+            std::mem::forget(std::mem::take(&mut self.slots));
+            std::mem::forget(self.site.directory.clone());
+        }
+    }
+}
+
+/// Tells that a [`Disk`] has completions to collect.
+pub struct Alarm {
+    eventfd: BufferedFile,
+}
+
+impl Alarm {
+    /// Waits until something has ended since the last wait; returns at once if that is so already.
+    ///
+    /// To drop the future before it is ready may lose one alarm: await it to its end in a task of its own.
+    ///
+    /// # Errors
+    /// If glommio cannot read the eventfd, which means that its executor is in trouble.
+    pub async fn wait(&self) -> io::Result<()> {
+        self.eventfd.read_at(0, size_of::<u64>()).await.map(drop).map_err(io::Error::from)
+    }
+}
+
+/// Refuses kernels whose io_uring cannot do what the steps need.
+fn require_operations(ring: &IoUring) -> Result<(), DiskOpenError> {
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe).map_err(|e| DiskOpenError::Failed("probe the io_uring", e))?;
+    let needed = [
+        (opcode::Write::CODE, "write"),
+        (opcode::Fsync::CODE, "fsync"),
+        (opcode::OpenAt::CODE, "openat"),
+        (opcode::RenameAt::CODE, "renameat"),
+        (opcode::UnlinkAt::CODE, "unlinkat"),
+    ];
+    match needed.iter().find(|(code, _)| !probe.is_supported(*code)) {
+        Some((_, name)) => Err(DiskOpenError::TooOld(name)),
+        None => Ok(()),
+    }
+}
+
+/// The buffer an action brought, to be given back.
+fn buffer_of(action: DiskAction) -> Option<AlignedBuffer> {
+    match action {
+        DiskAction::Write { buffer, .. } => Some(buffer),
+        _ => None,
+    }
+}
+
+/// The error number of a failed system call.
+fn errno<T>(result: &io::Result<T>) -> Option<Errno> {
+    result.as_ref().err().and_then(Errno::from_io_error)
+}
