@@ -31,6 +31,26 @@ pub const ERROR_TEXT_BYTES_MAX: usize = 512;
 pub const CONNECTION_REQUESTS_MAX: usize = 1_024;
 /// Bytes of replies queued to one connection; past it the server stops reading from that connection.
 pub const CONNECTION_REPLY_BYTES_MAX: usize = REPLY_BYTES_MAX + FRAME_HEADER_BYTES;
+/// Bytes received from a connection by one system call, at most.
+pub const CONNECTION_RECEIVE_BYTES: usize = 64 << 10;
+/// Capacity of a connection's reply queue that is kept while the queue is empty.
+pub const CONNECTION_REPLY_BYTES_KEPT: usize = 4 << 10;
+/// Bytes of replies queued to all connections of a store; the connection whose reply exceeds it is cut off.
+pub const STORE_REPLY_BYTES_MAX: usize = 512 << 20;
+/// Connections that wait to be accepted, in the kernel.
+pub const LISTEN_BACKLOG: i32 = 1_024;
+/// How long to wait before accepting again after accepting failed (no file descriptors, no memory).
+pub const ACCEPT_RETRY_MICROS: u64 = 100_000;
+/// Closed connections of a store that still wait for the peer to read their last reply; past it they are cut off.
+pub const LINGERING_CONNECTIONS_MAX: usize = 256;
+/// How long a closed connection waits for the peer to read its last reply.
+pub const LINGER_MICROS_MAX: u64 = 1_000_000;
+/// Silence after which the kernel asks whether a peer is still there.
+pub const KEEPALIVE_IDLE_SECONDS: u64 = 60;
+/// How often it asks then.
+pub const KEEPALIVE_INTERVAL_SECONDS: u64 = 10;
+/// How long sent bytes may stay unacknowledged, or a peer's window closed, before the kernel ends the connection.
+pub const SEND_STALL_SECONDS_MAX: u64 = 30;
 /// Connections a store accepts; a further one gets an `Overloaded` error and is closed.
 pub const STORE_CONNECTIONS_MAX: usize = 16_384;
 /// Requests waiting in one store's gateway for their parts, over all connections.
@@ -41,10 +61,23 @@ pub const STORE_REQUEST_BYTES_MAX: usize = 256 << 20;
 pub const REQUEST_WAIT_MICROS_MAX: u64 = 10_000_000;
 /// Inputs a store takes in one turn, so that no kind of input starves another.
 pub const TURN_INPUTS_MAX: usize = 512;
+/// Bytes of requests a store takes in one turn, give or take one receive: the disk must not wait long for a turn's end.
+pub const TURN_BYTES_MAX: usize = 1 << 20;
 /// Parts and answers under way from one store to another; past it the sender keeps them in its own queue.
 pub const MESH_QUEUE_MAX: usize = 1_024;
 /// Time a stopping server gives the requests it has accepted.
 pub const SHUTDOWN_MICROS_MAX: u64 = 5_000_000;
+
+/// How long a stopping server waits for its stores to end once they have nothing left to do.
+pub const STOP_MICROS_MAX: u64 = 1_000_000;
+/// How long a store's core may work before it looks for network and timer events again.
+pub const PREEMPT_MICROS: u64 = 1_000;
+/// Memory each store registers with io_uring for the executor's own use, three times. The executor asks for no less.
+pub const EXECUTOR_IO_BYTES: usize = 64 << 10;
+/// Locked memory an executor demands to be allowed.
+pub const EXECUTOR_MEMLOCK_BYTES_MIN: u64 = 512 << 10;
+/// File descriptors a store needs beside its connections: rings, events, the log.
+pub const STORE_FILES: usize = 64;
 
 /// Stores of a node, at most.
 pub const STORES_MAX: usize = 256;
@@ -78,6 +111,12 @@ pub const WAL_SEGMENT_BYTES_MAX: u64 = 256 << 20;
 pub const WAL_SEGMENTS_AHEAD: usize = 2;
 /// How long to wait before a segment that could not be prepared (disk full) is tried again.
 pub const WAL_PREPARE_RETRY_MICROS: u64 = 1_000_000;
+/// Bytes of zeros written at a time while a segment is prepared, so that a log write never waits behind much more.
+pub const WAL_ZERO_BYTES_MAX: usize = 1 << 20;
+/// Disk operations of a store that may be under way. A log asks for at most two: one write, one step of preparing a segment.
+pub const DISK_OPERATIONS_MAX: usize = 4;
+/// How long a disk that is being closed waits for the kernel to finish with its buffers; those still in use then are leaked.
+pub const DISK_CLOSE_MICROS_MAX: u64 = 2_000_000;
 
 /// Counters of one table page, at most; a page that fills splits in two.
 /// It is what an index of 4,096 buckets holds at hashbrown's load limit of 7/8; one more would double the index.
@@ -96,6 +135,8 @@ const _: () = {
     // A whole request fits in one entry: keys, key lengths and deltas as varints.
     assert!(REQUEST_BYTES_MAX + BATCH_KEYS_MAX * 12 + 64 <= ENTRY_BYTES_MAX);
     assert!(ENTRY_BYTES_TARGET <= ENTRY_BYTES_MAX);
+    // One connection alone cannot use up what all of a store's may queue.
+    assert!(2 * (CONNECTION_REPLY_BYTES_MAX + REPLY_BYTES_MAX) <= STORE_REPLY_BYTES_MAX);
     // The largest answers fit in a frame.
     assert!(TOP_KEYS_MAX * (KEY_BYTES_MAX + 12) + 4_096 <= REPLY_BYTES_MAX);
     assert!(BATCH_KEYS_MAX * 32 + SHARDS_MAX * 32 + 4_096 <= REPLY_BYTES_MAX);
