@@ -45,10 +45,23 @@ pub const STORE_REQUEST_BYTES_MAX: usize = 256 << 20;
 pub const REQUEST_WAIT_MICROS_MAX: u64 = 10_000_000;
 /// Inputs a store takes in one turn, so that no kind of input starves another.
 pub const TURN_INPUTS_MAX: usize = 512;
+/// Bytes of requests a store takes in one turn, give or take one receive: the disk must not wait long for a turn's end.
+pub const TURN_BYTES_MAX: usize = 1 << 20;
 /// Parts and answers under way from one store to another; past it the sender keeps them in its own queue.
 pub const MESH_QUEUE_MAX: usize = 1_024;
 /// Time a stopping server gives the requests it has accepted.
 pub const SHUTDOWN_MICROS_MAX: u64 = 5_000_000;
+
+/// How long a stopping server waits for its stores to end once they have nothing left to do.
+pub const STOP_MICROS_MAX: u64 = 1_000_000;
+/// How long a store's core may work before it looks for network and timer events again.
+pub const PREEMPT_MICROS: u64 = 1_000;
+/// Memory each store registers with io_uring for the executor's own use, three times. The executor asks for no less.
+pub const EXECUTOR_IO_BYTES: usize = 64 << 10;
+/// Locked memory an executor demands to be allowed.
+pub const EXECUTOR_MEMLOCK_BYTES_MIN: u64 = 512 << 10;
+/// File descriptors a store needs beside its connections: rings, events, the log.
+pub const STORE_FILES: usize = 64;
 
 /// Stores of a node, at most.
 pub const STORES_MAX: usize = 256;
@@ -106,6 +119,8 @@ const _: () = {
     // A whole request fits in one entry: keys, key lengths and deltas as varints.
     assert!(REQUEST_BYTES_MAX + BATCH_KEYS_MAX * 12 + 64 <= ENTRY_BYTES_MAX);
     assert!(ENTRY_BYTES_TARGET <= ENTRY_BYTES_MAX);
+    // One connection alone cannot use up what all of a store's may queue.
+    assert!(2 * (CONNECTION_REPLY_BYTES_MAX + REPLY_BYTES_MAX) <= STORE_REPLY_BYTES_MAX);
     // The largest answers fit in a frame.
     assert!(TOP_KEYS_MAX * (KEY_BYTES_MAX + 12) + 4_096 <= REPLY_BYTES_MAX);
     assert!(BATCH_KEYS_MAX * 32 + SHARDS_MAX * 32 + 4_096 <= REPLY_BYTES_MAX);

@@ -1,0 +1,273 @@
+//! The driver of one store: the loop in which everything happens.
+//!
+//! A turn takes in whatever is ready, up to a limit; steps the engine, which decides; and performs what was decided.
+//! Nothing inside a turn waits. The order in which effects are performed is written once, in [`Driver::settle`].
+
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use futures_lite::future::yield_now;
+use glommio::Task;
+
+use super::clock::{Alarm, Clock};
+use super::config::LogFormat;
+use super::disk::Disk;
+use super::inbox::{Inbox, Source};
+use super::lifecycle::{Lifecycle, Phase};
+use super::logs;
+use super::mesh::{Mesh, Message};
+use super::net::{Allowance, Clients, accept_clients};
+use super::server::Event;
+use crate::engine::gateway::Gateway;
+use crate::engine::input::{DiskDone, Input};
+use crate::engine::output::Output;
+use crate::engine::part::{PartAnswer, PartReply, PartRequest};
+use crate::engine::store::Store;
+use crate::error::ErrorCode;
+use crate::ids::{Micros, StoreId};
+
+/// Everything a store has, on the thread that owns it.
+pub struct Driver {
+    /// The store's number in its node.
+    pub id: StoreId,
+    /// The time of all stores.
+    pub clock: Clock,
+    /// What the server as a whole is doing.
+    pub lifecycle: Arc<Lifecycle>,
+    /// Where the main thread hears of this store.
+    pub events: Sender<Event>,
+    /// Form of a last message.
+    pub log_format: LogFormat,
+    /// The engine: shards and their log.
+    pub store: Store,
+    /// The engine: requests and their parts.
+    pub gateway: Gateway,
+    /// Performs the log's operations.
+    pub disk: Disk,
+    /// The other stores of the node.
+    pub mesh: Mesh,
+    /// The connections.
+    pub clients: Clients,
+    /// What is ready.
+    pub inbox: Rc<Inbox>,
+    /// Bound and listening; served from the phase `Serving` on.
+    pub listener: Option<TcpListener>,
+}
+
+/// What a driver knows while it runs.
+#[derive(Default)]
+struct Progress {
+    phase: Option<Phase>,
+    alarm: Alarm,
+    store_deadline: Option<Micros>,
+    gateway_deadline: Option<Micros>,
+    disk_done: Vec<DiskDone>,
+    accepting: Option<Task<()>>,
+    reported_ready: bool,
+    reported_quiet: bool,
+}
+
+impl Driver {
+    /// Runs until the phase [`Phase::Stopped`].
+    pub async fn run(mut self) {
+        let mut progress = Progress::default();
+        let _phase_bell = self.ring_with_phases();
+        let _disk_bell = self.ring_with_disk();
+        while progress.phase != Some(Phase::Stopped) {
+            self.inbox.wait(&mut progress.alarm).await;
+            self.turn(&mut progress);
+            if !self.inbox.is_empty() {
+                // Others on this core have work too: bells, timers, the network.
+                yield_now().await;
+            }
+        }
+    }
+
+    fn turn(&mut self, progress: &mut Progress) {
+        let now = self.clock.now();
+        let mut allowance = Allowance::of_a_turn();
+        // Before clients: a finished write is what most of them wait for, and its successor can leave this turn.
+        self.disk.reap(&mut progress.disk_done);
+        for done in progress.disk_done.drain(..) {
+            self.store.step(now, Input::Disk(done));
+        }
+        while allowance.is_left() {
+            let Some(source) = self.inbox.next() else { break };
+            self.look_at(now, source, &mut allowance, progress);
+        }
+        if progress.store_deadline.is_some_and(|deadline| deadline <= now) {
+            self.store.step(now, Input::Tick);
+        }
+        if progress.gateway_deadline.is_some_and(|deadline| deadline <= now) {
+            self.gateway.tick(now);
+        }
+        self.settle(now, progress);
+        self.clients.flush(&mut self.gateway);
+        progress.alarm.set(now, earliest(progress.store_deadline, progress.gateway_deadline));
+        self.report(progress);
+    }
+
+    /// Takes in what a source has.
+    fn look_at(&mut self, now: Micros, source: Source, allowance: &mut Allowance, progress: &mut Progress) {
+        match source {
+            Source::Accepted(stream) => self.clients.admit(stream),
+            Source::Connection(id) => self.clients.visit(now, id, &mut self.gateway, allowance),
+            Source::Neighbour(from) => {
+                while allowance.is_left() {
+                    let Some(message) = self.mesh.receive(from) else { return };
+                    allowance.spend(0);
+                    match message {
+                        Message::Request(part) => self.store.step(now, Input::Part(part)),
+                        Message::Reply(reply) => self.gateway.answer(reply),
+                    }
+                }
+                self.inbox.ring(Source::Neighbour(from));
+            }
+            // Every turn reaps.
+            Source::Disk => {}
+            Source::Phase => self.follow_phase(now, progress),
+        }
+    }
+
+    /// Performs what the gateway and the store want done, until neither wants anything more at this moment.
+    ///
+    /// In one round: the disk first, because it is what acknowledgements wait for and works on its own from then on,
+    /// while each message sent costs a system call; then the neighbours, whose cores may be idle; clients last, and
+    /// their sockets only once, at the end of the turn. A round ends with answers for the gateway, whose replies (and
+    /// further parts) are the next round's work; each round finishes parts of requests that are in flight, so there
+    /// are not many.
+    fn settle(&mut self, now: Micros, progress: &mut Progress) {
+        loop {
+            let mut asked = self.gateway.take_output();
+            progress.gateway_deadline = asked.deadline;
+            let idle = asked.parts.is_empty() && asked.frames.is_empty();
+            let mut for_neighbours = Vec::new();
+            for (store, part) in asked.parts.drain(..) {
+                if store == self.id {
+                    self.store.step(now, Input::Part(part));
+                } else {
+                    for_neighbours.push((store, part));
+                }
+            }
+            let output = self.store.take_output();
+            if idle && output.is_empty() {
+                progress.store_deadline = output.deadline;
+                return;
+            }
+            let Output { send_now, send_after, disk, replies, deadline, latched } = output;
+            if let Some(reason) = latched {
+                logs::fatal(self.log_format, self.id.0, &reason);
+            }
+            debug_assert!(send_now.is_empty() && send_after.is_empty(), "a group of one replica has nobody to send to");
+            disk.into_iter().for_each(|op| self.disk.submit(op));
+            for (store, part) in for_neighbours {
+                self.ask_neighbour(store, part);
+            }
+            for reply in replies {
+                self.answer(reply);
+            }
+            self.clients.queue(&asked.bytes, &asked.frames);
+            self.gateway.recycle(asked);
+            progress.store_deadline = deadline;
+        }
+    }
+
+    fn ask_neighbour(&mut self, store: StoreId, part: PartRequest) {
+        if let Err(PartRequest { ticket, shard, .. }) = self.mesh.request(store, part) {
+            let body = PartAnswer::Refused { code: ErrorCode::Overloaded };
+            self.gateway.answer(PartReply { ticket, shard, body });
+        }
+    }
+
+    fn answer(&mut self, mut reply: PartReply) {
+        if let PartAnswer::Status(status) = &mut reply.body {
+            status.connections = self.clients.count() as u32;
+            status.direct_io = self.disk.direct_io();
+        }
+        if reply.ticket.origin == self.id {
+            self.gateway.answer(reply);
+        } else {
+            self.mesh.reply(reply);
+        }
+    }
+
+    fn follow_phase(&mut self, now: Micros, progress: &mut Progress) {
+        let phase = self.lifecycle.phase();
+        let before = progress.phase.replace(phase);
+        if before == Some(phase) {
+            return;
+        }
+        if phase >= Phase::Serving && before.is_none_or(|before| before < Phase::Serving) {
+            let accept = self.listener.take().map(|listener| accept_clients(listener, self.inbox.clone()));
+            progress.accepting = accept.map(glommio::spawn_local);
+        }
+        if phase >= Phase::Draining {
+            progress.accepting = None;
+            self.clients.stop_receiving();
+            self.store.step(now, Input::Drain);
+        }
+    }
+
+    /// Tells the main thread, once each, that this store can serve and that it has finished.
+    fn report(&self, progress: &mut Progress) {
+        if !progress.reported_ready && self.store.is_ready() {
+            progress.reported_ready = true;
+            self.tell(Event::Ready(self.id));
+        }
+        let draining = progress.phase.is_some_and(|phase| phase >= Phase::Draining);
+        if draining && !progress.reported_quiet && self.is_quiet() {
+            progress.reported_quiet = true;
+            self.tell(Event::Quiet(self.id));
+        }
+    }
+
+    /// Whether everything accepted is finished and told. A neighbour may still ask this store something; it is quiet
+    /// itself only once that is answered.
+    fn is_quiet(&self) -> bool {
+        self.gateway.in_flight() == 0
+            && self.store.is_quiet()
+            && self.mesh.is_flushed()
+            && self.clients.is_flushed()
+            && self.inbox.is_empty()
+    }
+
+    fn tell(&self, event: Event) {
+        // Without a main thread there is no process.
+        let _ = self.events.send(event);
+    }
+
+    fn ring_with_phases(&self) -> Task<()> {
+        let (inbox, lifecycle) = (self.inbox.clone(), self.lifecycle.clone());
+        glommio::spawn_local(async move {
+            loop {
+                let phase = lifecycle.phase();
+                inbox.ring(Source::Phase);
+                lifecycle.left(phase).await;
+            }
+        })
+    }
+
+    fn ring_with_disk(&self) -> Task<()> {
+        let inbox = self.inbox.clone();
+        let alarm = self.disk.alarm();
+        let (format, id) = (self.log_format, self.id.0);
+        glommio::spawn_local(async move {
+            let error = match alarm {
+                Ok(alarm) => loop {
+                    match alarm.wait().await {
+                        Ok(()) => inbox.ring(Source::Disk),
+                        Err(error) => break error,
+                    }
+                },
+                Err(error) => error,
+            };
+            logs::fatal(format, id, &format!("cannot wait for the disk: {error}"));
+        })
+    }
+}
+
+fn earliest(a: Option<Micros>, b: Option<Micros>) -> Option<Micros> {
+    a.into_iter().chain(b).min()
+}

@@ -1,0 +1,288 @@
+//! All connections of a store, as the driver sees them.
+
+use std::cell::Cell;
+use std::mem;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use futures_lite::future::{or, yield_now};
+use futures_lite::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use glommio::net::TcpStream;
+
+use super::connection::{Connection, State};
+use crate::engine::gateway::{ConnectionId, Gateway, ReplyFrame};
+use crate::error::ErrorCode;
+use crate::ids::Micros;
+use crate::limits::{
+    LINGER_MICROS_MAX, LINGERING_CONNECTIONS_MAX, REQUEST_BYTES_MAX, STORE_CONNECTIONS_MAX, STORE_REPLY_BYTES_MAX,
+    TURN_BYTES_MAX, TURN_INPUTS_MAX,
+};
+use crate::runtime::inbox::{Inbox, Source};
+use crate::wire::client::Encoder;
+use crate::wire::frame::{Decoder, FrameError};
+
+/// What a turn may still take in.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowance {
+    inputs: usize,
+    bytes: usize,
+}
+
+impl Allowance {
+    /// A whole turn's.
+    #[must_use]
+    pub fn of_a_turn() -> Allowance {
+        Allowance { inputs: TURN_INPUTS_MAX, bytes: TURN_BYTES_MAX }
+    }
+
+    /// Whether one more input may be taken.
+    #[must_use]
+    pub fn is_left(self) -> bool {
+        self.inputs > 0 && self.bytes > 0
+    }
+
+    /// Takes one input of so many bytes.
+    pub fn spend(&mut self, bytes: usize) {
+        self.inputs = self.inputs.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+/// The connections of one store.
+pub struct Clients {
+    inbox: Rc<Inbox>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Connections with replies to send at the end of the turn.
+    dirty: Vec<ConnectionId>,
+    /// Receives for the next connection that holds nothing received.
+    decoder: Option<Decoder>,
+    /// Over all connections.
+    reply_bytes: usize,
+    receiving: bool,
+    lingering: Rc<Cell<usize>>,
+}
+
+/// A place for a connection. The generation tells it from those that had the place before.
+struct Slot {
+    generation: u32,
+    connection: Option<Connection>,
+}
+
+impl Slot {
+    fn id(&self, place: u32) -> ConnectionId {
+        ConnectionId(u64::from(self.generation) << u32::BITS | u64::from(place))
+    }
+}
+
+fn place_of(id: ConnectionId) -> usize {
+    id.0 as u32 as usize
+}
+
+impl Clients {
+    /// No connections yet. Their bells ring in `inbox`.
+    #[must_use]
+    pub fn new(inbox: Rc<Inbox>) -> Clients {
+        Clients {
+            inbox,
+            slots: Vec::new(),
+            free: Vec::new(),
+            dirty: Vec::new(),
+            decoder: None,
+            reply_bytes: 0,
+            receiving: true,
+            lingering: Rc::default(),
+        }
+    }
+
+    /// Number of open connections.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Whether every reply is with the kernel.
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        self.reply_bytes == 0
+    }
+
+    /// From now on only what has been received is served.
+    pub fn stop_receiving(&mut self) {
+        self.receiving = false;
+    }
+
+    /// Takes a new connection, or refuses it if there are too many.
+    pub fn admit(&mut self, stream: TcpStream) {
+        if self.count() >= STORE_CONNECTIONS_MAX {
+            return self.turn_away(stream);
+        }
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, connection: None });
+            self.slots.len() as u32 - 1
+        });
+        let slot = &mut self.slots[place as usize];
+        let id = slot.id(place);
+        let bell = self.inbox.bell(move || Source::Connection(id));
+        slot.connection = Some(Connection::new(stream, bell));
+    }
+
+    /// Looks at a connection whose bell rang: sends what waits, receives, and hands requests to the gateway.
+    pub fn visit(&mut self, now: Micros, id: ConnectionId, gateway: &mut Gateway, allowance: &mut Allowance) {
+        let Some(connection) = connection_mut(&mut self.slots, id) else { return };
+        let before = connection.reply_bytes();
+        connection.send();
+        connection.throttled = false;
+        let failure = if connection.state == State::Open {
+            let decoder = connection.received.take().or_else(|| self.decoder.take());
+            let mut decoder = decoder.unwrap_or_else(|| Decoder::new(REQUEST_BYTES_MAX));
+            let result = take_requests(now, id, connection, &mut decoder, self.receiving, gateway, allowance);
+            // Only bytes that still belong to this connection stay with it.
+            if decoder.is_empty() {
+                self.decoder = Some(decoder);
+            } else {
+                connection.received = Some(decoder);
+            }
+            result.err()
+        } else {
+            None
+        };
+        if let Some(error) = failure {
+            tracing::debug!(connection = id.0, %error, "a client broke the protocol");
+            connection.received = None;
+            connection.state = State::Closing;
+            gateway.frame_error(id, error.request_id(), error.code(), &error.to_string());
+        }
+        if connection.state == State::Open && !connection.throttled && !allowance.is_left() {
+            // There may be more; the next turn looks again.
+            self.inbox.ring(Source::Connection(id));
+        }
+        self.reply_bytes = self.reply_bytes - before + connection.reply_bytes();
+        mark_dirty(&mut self.dirty, id, connection);
+    }
+
+    /// Queues replies; they leave with [`flush`](Clients::flush).
+    pub fn queue(&mut self, bytes: &[u8], frames: &[ReplyFrame]) {
+        for frame in frames {
+            // A connection that is gone wants no answer.
+            let Some(connection) = connection_mut(&mut self.slots, frame.connection) else { continue };
+            let reply = &bytes[frame.range.clone()];
+            connection.waiting -= usize::from(frame.answers);
+            connection.replies().extend_from_slice(reply);
+            self.reply_bytes += reply.len();
+            if frame.close && connection.state == State::Open {
+                connection.state = State::Closing;
+                connection.received = None;
+            }
+            if self.reply_bytes > STORE_REPLY_BYTES_MAX {
+                tracing::warn!(connection = frame.connection.0, "cut off: too many bytes of replies wait for clients");
+                connection.state = State::Broken;
+            }
+            mark_dirty(&mut self.dirty, frame.connection, connection);
+        }
+    }
+
+    /// Sends each connection its replies of this turn, and ends the connections that are over.
+    pub fn flush(&mut self, gateway: &mut Gateway) {
+        let mut dirty = mem::take(&mut self.dirty);
+        for id in dirty.drain(..) {
+            let Some(connection) = connection_mut(&mut self.slots, id) else { continue };
+            connection.dirty = false;
+            let before = connection.reply_bytes();
+            connection.send();
+            self.reply_bytes -= before - connection.reply_bytes();
+            if connection.is_over() {
+                self.end(id, gateway);
+            } else if connection.throttled && connection.has_room() {
+                connection.throttled = false;
+                self.inbox.ring(Source::Connection(id));
+            }
+        }
+        self.dirty = dirty;
+    }
+
+    /// Frees the place of a connection that is over.
+    fn end(&mut self, id: ConnectionId, gateway: &mut Gateway) {
+        let slot = &mut self.slots[place_of(id)];
+        let Some(connection) = slot.connection.take() else { return };
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(place_of(id) as u32);
+        self.reply_bytes -= connection.reply_bytes();
+        gateway.disconnect(id);
+        if connection.state == State::Closing {
+            self.linger(connection.into_stream());
+        }
+    }
+
+    /// Refuses a connection with a reply that says why.
+    fn turn_away(&mut self, mut stream: TcpStream) {
+        let mut reply = Vec::new();
+        let text = "this store has as many connections as it can; connect to another one, or try again later";
+        Encoder::new().error(&mut reply, 0, ErrorCode::Overloaded, text);
+        // A new socket's buffer has room for it; if not, there is nothing more to be done for this client.
+        let _ = Pin::new(&mut stream).poll_write(&mut Context::from_waker(Waker::noop()), &reply);
+        self.linger(stream);
+    }
+
+    /// Closes our side, and waits a moment for the client to read what was sent and to close its own.
+    fn linger(&self, mut stream: TcpStream) {
+        let lingering = self.lingering.clone();
+        if lingering.get() >= LINGERING_CONNECTIONS_MAX {
+            return;
+        }
+        lingering.set(lingering.get() + 1);
+        glommio::spawn_local(async move {
+            let discard = async {
+                let _ = stream.close().await;
+                let mut discarded = [0; 4_096];
+                while matches!(stream.read(&mut discarded).await, Ok(1..)) {
+                    yield_now().await;
+                }
+            };
+            or(discard, async { glommio::timer::sleep(Duration::from_micros(LINGER_MICROS_MAX)).await }).await;
+            lingering.set(lingering.get() - 1);
+        })
+        .detach();
+    }
+}
+
+/// Hands requests to the gateway until there are none, or no room for one, or the allowance is used up.
+fn take_requests(
+    now: Micros,
+    id: ConnectionId,
+    connection: &mut Connection,
+    decoder: &mut Decoder,
+    receiving: bool,
+    gateway: &mut Gateway,
+    allowance: &mut Allowance,
+) -> Result<(), FrameError> {
+    while connection.state == State::Open && allowance.is_left() {
+        if !connection.has_room() {
+            connection.throttled = true;
+            break;
+        }
+        if let Some(frame) = decoder.next_frame()? {
+            connection.waiting += 1;
+            allowance.spend(frame.payload.len());
+            gateway.request(now, id, frame);
+        } else if !receiving || !connection.receive(decoder) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn connection_mut(slots: &mut [Slot], id: ConnectionId) -> Option<&mut Connection> {
+    let place = place_of(id);
+    let slot = slots.get_mut(place)?;
+    if slot.id(place as u32) == id { slot.connection.as_mut() } else { None }
+}
+
+fn mark_dirty(dirty: &mut Vec<ConnectionId>, id: ConnectionId, connection: &mut Connection) {
+    let worth = connection.reply_bytes() > 0 || connection.is_over();
+    if worth && !mem::replace(&mut connection.dirty, true) {
+        dirty.push(id);
+    }
+}
