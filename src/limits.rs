@@ -31,6 +31,26 @@ pub const ERROR_TEXT_BYTES_MAX: usize = 512;
 pub const CONNECTION_REQUESTS_MAX: usize = 1_024;
 /// Bytes of replies queued to one connection; past it the server stops reading from that connection.
 pub const CONNECTION_REPLY_BYTES_MAX: usize = REPLY_BYTES_MAX + FRAME_HEADER_BYTES;
+/// Bytes received from a connection by one system call, at most.
+pub const CONNECTION_RECEIVE_BYTES: usize = 64 << 10;
+/// Capacity of a connection's reply queue that is kept while the queue is empty.
+pub const CONNECTION_REPLY_BYTES_KEPT: usize = 4 << 10;
+/// Bytes of replies queued to all connections of a store; the connection whose reply exceeds it is cut off.
+pub const STORE_REPLY_BYTES_MAX: usize = 512 << 20;
+/// Connections that wait to be accepted, in the kernel.
+pub const LISTEN_BACKLOG: i32 = 1_024;
+/// How long to wait before accepting again after accepting failed (no file descriptors, no memory).
+pub const ACCEPT_RETRY_MICROS: u64 = 100_000;
+/// Closed connections of a store that still wait for the peer to read their last reply; past it they are cut off.
+pub const LINGERING_CONNECTIONS_MAX: usize = 256;
+/// How long a closed connection waits for the peer to read its last reply.
+pub const LINGER_MICROS_MAX: u64 = 1_000_000;
+/// Silence after which the kernel asks whether a peer is still there.
+pub const KEEPALIVE_IDLE_SECONDS: u64 = 60;
+/// How often it asks then.
+pub const KEEPALIVE_INTERVAL_SECONDS: u64 = 10;
+/// How long sent bytes may stay unacknowledged, or a peer's window closed, before the kernel ends the connection.
+pub const SEND_STALL_SECONDS_MAX: u64 = 30;
 /// Bytes a client offers to one read from its socket.
 pub const CLIENT_READ_BYTES: usize = 64 << 10;
 /// Bytes of requests a client gathers before it sends without being told to.

@@ -10,7 +10,7 @@
 //!                     └─ no such file ─► Clear …                (an earlier attempt got past the rename)
 //! SyncFile, SyncDir   Sync ──► done
 //! Publish             Publish ──► done                          (again without NOREPLACE where that is unknown)
-//! Discard, Remove     Discard ──► done
+//! Discard             Discard ──► done
 //! ```
 
 use std::ffi::CString;
@@ -99,7 +99,7 @@ pub(super) enum Step {
     Sync { file: Rc<File>, name: String },
     /// Rename the unfinished file to its final name.
     Publish { from: CString, to: CString, flags: RenameFlags },
-    /// Remove a file.
+    /// Remove an unfinished file.
     Discard { name: CString },
 }
 
