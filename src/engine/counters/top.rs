@@ -182,9 +182,8 @@ impl CandidateSet {
     /// The `k` highest keys, or all if there are fewer. Scans the table if the set cannot vouch for them.
     pub(super) fn top(&mut self, table: &mut Table, k: usize) -> Top {
         let k = usize::try_from(table.len()).map_or(k, |len| k.min(len));
-        // At most two rounds: lowered counts may leave a rebuild that was already running short of k, but one that
-        // runs from start to end within this call admits or keeps at least min(k, len) keys, none of them below its
-        // boundary.
+        // At most two rounds. A rebuild that was already running may end short of k: it aimed lower, or counts fell on
+        // its way. One that runs from start to end within this call leaves at least k members, none below its boundary.
         while self.recount(table) < k {
             self.rebuild_for(table, k);
         }
@@ -219,8 +218,7 @@ impl CandidateSet {
     }
 
     fn rebuild_for(&mut self, table: &mut Table, k: usize) {
-        let joins = self.rebuild.is_some() && self.target >= k;
-        if !joins {
+        if self.rebuild.is_none() {
             self.begin_rebuild(k.max(self.candidates));
         }
         while self.rebuild.is_some() {
