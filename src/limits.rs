@@ -37,6 +37,9 @@ pub const CONNECTION_RECEIVE_BYTES: usize = 64 << 10;
 pub const CONNECTION_REPLY_BYTES_KEPT: usize = 4 << 10;
 /// Bytes of replies queued to all connections of a store; the connection whose reply exceeds it is cut off.
 pub const STORE_REPLY_BYTES_MAX: usize = 512 << 20;
+/// How long a starting server waits for a port that is in use: the kernel frees the sockets of a killed server late, when it has
+/// wound up its io_uring.
+pub const LISTEN_WAIT_MICROS_MAX: u64 = 5_000_000;
 /// Connections that wait to be accepted, in the kernel.
 pub const LISTEN_BACKLOG: i32 = 1_024;
 /// How long to wait before accepting again after accepting failed (no file descriptors, no memory).
@@ -74,8 +77,6 @@ pub const SHUTDOWN_MICROS_MAX: u64 = 5_000_000;
 
 /// How long a stopping server waits for its stores to end once they have nothing left to do.
 pub const STOP_MICROS_MAX: u64 = 1_000_000;
-/// How long a store's core may work before it looks for network and timer events again.
-pub const PREEMPT_MICROS: u64 = 1_000;
 /// Memory each store registers with io_uring for the executor's own use, three times. The executor asks for no less.
 pub const EXECUTOR_IO_BYTES: usize = 64 << 10;
 /// Locked memory an executor demands to be allowed.

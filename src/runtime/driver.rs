@@ -8,12 +8,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use futures_lite::future::yield_now;
 use glommio::Task;
 
 use super::clock::{Alarm, Clock};
 use super::config::LogFormat;
 use super::disk::Disk;
+use super::executors::cede;
 use super::inbox::{Inbox, Source};
 use super::lifecycle::{Lifecycle, Phase};
 use super::logs;
@@ -79,8 +79,7 @@ impl Driver {
             self.inbox.wait(&mut progress.alarm).await;
             self.turn(&mut progress);
             if !self.inbox.is_empty() {
-                // Others on this core have work too: bells, timers, the network.
-                yield_now().await;
+                cede().await;
             }
         }
     }

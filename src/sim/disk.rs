@@ -61,6 +61,15 @@ struct UnderWay {
     landing: Option<Landing>,
 }
 
+/// A flipped bit: where, and the byte of each content before and after.
+#[derive(Clone, Copy, Debug)]
+struct Flip {
+    file: FileId,
+    byte: usize,
+    live: (u8, u8),
+    durable: (u8, u8),
+}
+
 /// The disk of one store. It outlives the process.
 #[derive(Debug)]
 pub(super) struct SimDisk {
@@ -79,7 +88,7 @@ pub(super) struct SimDisk {
     /// Calls of the recovery door left until the process dies in the middle of one.
     calls_left: Option<u32>,
     /// What was flipped while the process was down, to be put right after a refusal.
-    flipped: Option<(FileId, usize, u8)>,
+    flipped: Option<Flip>,
 }
 
 impl SimDisk {
@@ -336,25 +345,25 @@ impl SimDisk {
         let reach = if self.prng.chance(3, 4) { used } else { file.live.len() };
         let byte = self.prng.below(reach as u64) as usize;
         let bit = 1 << self.prng.below(8);
-        for content in [&mut file.live, &mut file.durable] {
-            if let Some(byte) = content.get_mut(byte) {
-                *byte ^= bit;
-            }
-        }
-        self.flipped = Some((id, byte, bit));
+        let flip = |content: &mut Vec<u8>| {
+            let Some(byte) = content.get_mut(byte) else { return (0, 0) };
+            let before = *byte;
+            *byte ^= bit;
+            (before, *byte)
+        };
+        let (live, durable) = (flip(&mut file.live), flip(&mut file.durable));
+        self.flipped = Some(Flip { file: id, byte, live, durable });
     }
 
-    /// Puts a flipped bit right. Says whether there was one.
-    pub(super) fn unflip(&mut self) -> bool {
-        let Some((id, byte, bit)) = self.flipped.take() else { return false };
-        if let Some(file) = self.files.get_mut(&id) {
-            for content in [&mut file.live, &mut file.durable] {
-                if let Some(byte) = content.get_mut(byte) {
-                    *byte ^= bit;
-                }
+    /// Puts a flipped bit right, where nothing has been written over it since.
+    pub(super) fn unflip(&mut self) {
+        let Some(flip) = self.flipped.take() else { return };
+        let Some(file) = self.files.get_mut(&flip.file) else { return };
+        for (content, (before, after)) in [(&mut file.live, flip.live), (&mut file.durable, flip.durable)] {
+            if let Some(byte) = content.get_mut(flip.byte).filter(|byte| **byte == after) {
+                *byte = before;
             }
         }
-        true
     }
 
     pub(super) fn is_flipped(&self) -> bool {

@@ -254,6 +254,12 @@ impl Decoder {
         &mut self.buffer[self.end..]
     }
 
+    /// Whether every byte that arrived belonged to a frame that was taken.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
     /// Says that `count` bytes were read into [`space`](Self::space).
     ///
     /// # Panics
