@@ -9,18 +9,23 @@
 //! - Three paths append to files of durable zeros, one append at a time: `disk` (the product's), `ring` (the same linked
 //!   write and sync, the thread simply waiting in the kernel; what the executor adds is the difference), `dma`
 //!   (glommio's `write_at`, then `fdatasync`).
-//! - Each with idle cores and with every core kept busy, because a store is a thread that is never idle, and what the
-//!   kernel leaves to a work queue then waits for a scheduler tick.
+//! - Each under three loads, because what the kernel leaves to a worker thread or a work queue has to find a core first.
+//!   `idle`: nothing else runs. `working`: the appending thread itself is never idle, as a store under load is not; it
+//!   computes for a moment, looks for completions, and computes again. `contended`: another program keeps every core
+//!   busy, and whoever wakes up waits for a scheduler tick.
 //! - The paths take turns in short slices of one run, in an order that rotates, and ratios are taken round by round:
 //!   what else happens on the machine hits all of them alike.
 //!
 //! With `--test`, or when not run by `cargo bench`, everything runs for an instant, so that it cannot rot.
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -46,7 +51,12 @@ const ADVANTAGE_NEEDED: f64 = 1.2;
 /// Sizes of an append. The first decides: with one request at a time, a commit is a block.
 const APPEND_BYTES: [usize; 3] = [4 << 10, 64 << 10, 1 << 20];
 const PATHS: [&str; 3] = ["disk", "ring", "dma"];
-const LOADS: [&str; 2] = ["idle", "busy"];
+const LOADS: [Load; 3] = [Load::Idle, Load::Working, Load::Contended];
+/// What a working store does between two looks at its completions.
+const WORK: Duration = Duration::from_micros(20);
+const DISK_EPOCH: SegmentEpoch = SegmentEpoch(1);
+const RING_EPOCH: SegmentEpoch = SegmentEpoch(2);
+const DMA_EPOCH: SegmentEpoch = SegmentEpoch(3);
 const ROUNDS: usize = 6;
 const MESSAGE_BYTES: usize = 64;
 const PIPELINE_DEPTHS: [usize; 2] = [128, 1_024];
@@ -94,8 +104,9 @@ fn main() -> Result<(), Failure> {
 
     let data = folder.path().to_owned();
     let (slice, segment_bytes) = slices(&arguments);
-    // The executor's memory stays well below what an ordinary user may lock (8 MiB).
-    let executor = LocalExecutorBuilder::new(Placement::Fixed(0)).io_memory(4 << 20).make()?;
+    // The executor's memory stays well below what an ordinary user may lock (8 MiB). While a task is ready glommio looks
+    // for completions of files only when its timer says so; a short one is to the advantage of `dma`.
+    let executor = LocalExecutorBuilder::new(Placement::Fixed(0)).io_memory(4 << 20).preempt_timer(5 * WORK).make()?;
     (report.direct_io, report.appends) =
         executor.run(async move { measure_appends(&data, cores, slice, segment_bytes).await })?;
     drop(executor);
@@ -113,10 +124,38 @@ fn slices(arguments: &Arguments) -> (Duration, u64) {
 
 // ---- Durable appends --------------------------------------------------------------------------------------------
 
+/// What goes on beside the appends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Load {
+    Idle,
+    Working,
+    Contended,
+}
+
+impl Load {
+    fn name(self) -> &'static str {
+        match self {
+            Load::Idle => "idle",
+            Load::Working => "working",
+            Load::Contended => "contended",
+        }
+    }
+
+    /// Between two looks at the completions: nothing, or a moment of what a store does with its time.
+    fn work(self) {
+        if self == Load::Working {
+            let end = Instant::now() + WORK;
+            while Instant::now() < end {
+                std::hint::spin_loop();
+            }
+        }
+    }
+}
+
 /// All appends of one size under one load.
 struct Appends {
     bytes: usize,
-    load: &'static str,
+    load: Load,
     /// In nanoseconds, as `PATHS`.
     latencies: [Histogram<u64>; 3],
     /// p99 of `dma` divided by p99 of `disk`, a round each.
@@ -134,7 +173,7 @@ async fn measure_appends(
     let mut all = Vec::new();
     for load in LOADS {
         for bytes in APPEND_BYTES {
-            let spinners = Spinners::start(if load == "busy" { cores } else { 0 })?;
+            let spinners = Spinners::start(if load == Load::Contended { cores } else { 0 })?;
             all.push(rig.measure(bytes, load, slice).await?);
             spinners.stop()?;
         }
@@ -156,34 +195,35 @@ struct Rig {
 impl Rig {
     async fn new(directory: &LogDirectory, segment_bytes: u64) -> Result<Rig, Failure> {
         let path = |epoch| directory.path().join(segment_file_name(epoch));
-        let mut disk = Disk::open(directory)?;
+        let disk = Disk::open(directory)?;
         let alarm = disk.alarm()?;
-        let mut next_id = 0;
-        // The highest is the one that `disk` writes to: the log only ever writes to its newest segment.
-        for epoch in [1, 2, 3].map(SegmentEpoch) {
-            for action in [
-                DiskAction::Zero { epoch, recycle: None, bytes: segment_bytes },
-                DiskAction::SyncFile { epoch },
-                DiskAction::Publish { epoch },
-                DiskAction::SyncDir,
-            ] {
-                perform(&mut disk, &alarm, &mut next_id, action).await?;
-            }
-        }
         let flags = if disk.direct_io() { rustix::fs::OFlags::DIRECT } else { rustix::fs::OFlags::empty() };
-        let ring_file = File::options().write(true).custom_flags(flags.bits() as i32).open(path(SegmentEpoch(1)))?;
-        let dma_file = OpenOptions::new().write(true).dma_open(path(SegmentEpoch(2))).await?;
-        Ok(Rig { disk, alarm, next_id, ring: IoUring::new(8)?, ring_file, dma_file, segment_bytes })
+        for epoch in [RING_EPOCH, DMA_EPOCH] {
+            make_zeros(&path(epoch), segment_bytes)?;
+        }
+        let ring_file = File::options().write(true).custom_flags(flags.bits() as i32).open(path(RING_EPOCH))?;
+        let dma_file = OpenOptions::new().write(true).dma_open(path(DMA_EPOCH)).await?;
+        let mut rig = Rig { disk, alarm, next_id: 0, ring: IoUring::new(8)?, ring_file, dma_file, segment_bytes };
+        let epoch = DISK_EPOCH;
+        for action in [
+            DiskAction::Zero { epoch, recycle: None, bytes: segment_bytes },
+            DiskAction::SyncFile { epoch },
+            DiskAction::Publish { epoch },
+            DiskAction::SyncDir,
+        ] {
+            rig.perform(action, Load::Idle).await?;
+        }
+        Ok(rig)
     }
 
-    async fn measure(&mut self, bytes: usize, load: &'static str, slice: Duration) -> Result<Appends, Failure> {
+    async fn measure(&mut self, bytes: usize, load: Load, slice: Duration) -> Result<Appends, Failure> {
         let mut appends =
             Appends { bytes, load, latencies: [new_histogram(), new_histogram(), new_histogram()], ratios: Vec::new() };
         for round in 0..ROUNDS {
             let mut p99 = [0.0; PATHS.len()];
             for turn in 0..PATHS.len() {
                 let path = (round + turn) % PATHS.len();
-                let latencies = self.run(PATHS[path], bytes, slice).await?;
+                let latencies = self.run(PATHS[path], bytes, load, slice).await?;
                 p99[path] = latencies.value_at_quantile(0.99) as f64;
                 appends.latencies[path].add(&latencies)?;
             }
@@ -193,7 +233,7 @@ impl Rig {
     }
 
     /// Appends through one path for a while, from the start of its file, over and over.
-    async fn run(&mut self, path: &str, bytes: usize, slice: Duration) -> Result<Histogram<u64>, Failure> {
+    async fn run(&mut self, path: &str, bytes: usize, load: Load, slice: Duration) -> Result<Histogram<u64>, Failure> {
         let mut latencies = new_histogram();
         let mut buffer = AlignedBuffer::zeroed(bytes);
         buffer.fill(0xa5);
@@ -202,32 +242,11 @@ impl Rig {
         // The first append pays for what has gone cold in the meantime.
         let mut warm = false;
         while latencies.is_empty() || Instant::now() < end {
-            let took = match path {
-                "disk" => {
-                    let start = Instant::now();
-                    let action = DiskAction::Write { epoch: SegmentEpoch(3), offset, buffer };
-                    let done = perform(&mut self.disk, &self.alarm, &mut self.next_id, action).await?;
-                    let took = start.elapsed();
-                    buffer = done.buffer.ok_or("no buffer came back")?;
-                    took
-                }
-                "ring" => {
-                    let start = Instant::now();
-                    self.append_through_ring(offset, &buffer)?;
-                    start.elapsed()
-                }
-                _ => {
-                    let mut dma_buffer = self.dma_file.alloc_dma_buffer(bytes);
-                    dma_buffer.as_bytes_mut().fill(0xa5);
-                    let start = Instant::now();
-                    let written = self.dma_file.write_at(dma_buffer, offset).await?;
-                    self.dma_file.fdatasync().await?;
-                    let took = start.elapsed();
-                    if written != bytes {
-                        return Err("DmaFile wrote less than it was given".into());
-                    }
-                    took
-                }
+            let took;
+            (took, buffer) = match path {
+                "disk" => self.append_through_disk(offset, buffer, load).await?,
+                "ring" => (self.append_through_ring(offset, &buffer, load)?, buffer),
+                _ => (self.append_through_dma(offset, &buffer, load).await?, buffer),
             };
             if std::mem::replace(&mut warm, true) {
                 latencies.record(took.as_nanos() as u64)?;
@@ -237,48 +256,100 @@ impl Rig {
         Ok(latencies)
     }
 
-    /// The linked pair with nothing around it: submitted and awaited in one system call.
-    fn append_through_ring(&mut self, offset: u64, buffer: &AlignedBuffer) -> Result<(), Failure> {
+    async fn append_through_disk(
+        &mut self,
+        offset: u64,
+        buffer: AlignedBuffer,
+        load: Load,
+    ) -> Result<(Duration, AlignedBuffer), Failure> {
+        let start = Instant::now();
+        let done = self.perform(DiskAction::Write { epoch: DISK_EPOCH, offset, buffer }, load).await?;
+        Ok((start.elapsed(), done.buffer.ok_or("no buffer came back")?))
+    }
+
+    /// One operation from its submission to its end, as a driver waits for it: asleep until the alarm, or looking
+    /// for completions every turn while it has other things to do.
+    async fn perform(&mut self, action: DiskAction, load: Load) -> Result<DiskDone, Failure> {
+        self.next_id += 1;
+        self.disk.submit(DiskOp { id: DiskOpId(self.next_id), action });
+        let mut ended = Vec::new();
+        loop {
+            match load {
+                Load::Working => load.work(),
+                Load::Idle | Load::Contended => self.alarm.wait().await?,
+            }
+            self.disk.reap(&mut ended);
+            if let Some(done) = ended.pop() {
+                done.result.clone().map_err(|e| e.to_string())?;
+                return Ok(done);
+            }
+        }
+    }
+
+    /// The linked pair with nothing around it.
+    fn append_through_ring(&mut self, offset: u64, buffer: &AlignedBuffer, load: Load) -> Result<Duration, Failure> {
         let fd = types::Fd(self.ring_file.as_raw_fd());
         let write = opcode::Write::new(fd, buffer.as_ptr(), buffer.len() as u32).offset(offset).build();
         let sync = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build();
         let entries = [write.flags(Flags::IO_LINK).user_data(buffer.len() as u64), sync.user_data(0)];
+        let start = Instant::now();
         // SAFETY: the buffer and the file outlive both completions: the loop below leaves only when it has seen both,
         // and an error in between ends the process.
         unsafe { self.ring.submission().push_multiple(&entries)? };
-        let mut seen = 0;
-        while seen < entries.len() {
-            if let Err(e) = self.ring.submit_and_wait(entries.len() - seen)
-                && e.kind() != std::io::ErrorKind::Interrupted
-            {
-                eprintln!("io_uring failed: {e}");
+        let mut missing = entries.len();
+        let mut submitted = false;
+        while missing > 0 {
+            let entered = match load {
+                Load::Working if submitted => Ok(0),
+                Load::Working => self.ring.submit(),
+                Load::Idle | Load::Contended => self.ring.submit_and_wait(missing),
+            };
+            submitted |= entered.is_ok();
+            if entered.is_err_and(|e| e.kind() != std::io::ErrorKind::Interrupted) {
+                eprintln!("the ring failed");
                 std::process::abort();
             }
+            load.work();
             for completion in self.ring.completion() {
-                seen += 1;
-                if completion.result() as i64 != completion.user_data() as i64 {
+                missing -= 1;
+                if i64::from(completion.result()) != completion.user_data() as i64 {
                     eprintln!("the write or its sync failed: {}", completion.result());
                     std::process::abort();
                 }
             }
         }
-        Ok(())
+        Ok(start.elapsed())
+    }
+
+    async fn append_through_dma(&mut self, offset: u64, content: &[u8], load: Load) -> Result<Duration, Failure> {
+        let mut buffer = self.dma_file.alloc_dma_buffer(content.len());
+        buffer.as_bytes_mut().copy_from_slice(content);
+        let stop = Rc::new(Cell::new(load != Load::Working));
+        let stopped = stop.clone();
+        let work = glommio::spawn_local(async move {
+            while !stopped.get() {
+                load.work();
+                glommio::executor().yield_task_queue_now().await;
+            }
+        });
+        let start = Instant::now();
+        let written = self.dma_file.write_at(buffer, offset).await?;
+        self.dma_file.fdatasync().await?;
+        let took = start.elapsed();
+        stop.set(true);
+        work.await;
+        if written != content.len() {
+            return Err("DmaFile wrote less than it was given".into());
+        }
+        Ok(took)
     }
 }
 
-/// One operation from its submission to its end, as a driver with nothing else to do would wait for it.
-async fn perform(disk: &mut Disk, alarm: &Alarm, next_id: &mut u64, action: DiskAction) -> Result<DiskDone, Failure> {
-    *next_id += 1;
-    disk.submit(DiskOp { id: DiskOpId(*next_id), action });
-    let mut ended = Vec::new();
-    loop {
-        alarm.wait().await?;
-        disk.reap(&mut ended);
-        if let Some(done) = ended.pop() {
-            done.result.clone().map_err(|e| e.to_string())?;
-            return Ok(done);
-        }
-    }
+/// A file as long as a segment, all its blocks written, durable.
+fn make_zeros(path: &Path, bytes: u64) -> Result<(), Failure> {
+    let mut file = File::create(path)?;
+    std::io::copy(&mut std::io::repeat(0).take(bytes), &mut file)?;
+    Ok(file.sync_all()?)
 }
 
 /// Threads that keep every core busy until they are stopped.
@@ -397,14 +468,16 @@ impl Default for Echo {
 }
 
 impl Report {
-    /// How many times the p99 of `disk` that of `dma` is, under load, at the size that decides: the median of the rounds.
-    fn ratio(&self) -> f64 {
-        let decisive = self.appends.iter().find(|appends| appends.load == "busy" && appends.bytes == APPEND_BYTES[0]);
+    /// p99 of `dma` divided by p99 of `disk` at the size that decides: the median of the rounds.
+    fn ratio(&self, load: Load) -> f64 {
+        let decisive = self.appends.iter().find(|appends| appends.load == load && appends.bytes == APPEND_BYTES[0]);
         decisive.map_or(f64::NAN, |appends| median(&appends.ratios))
     }
 
+    /// `DmaFile` needs its advantage under either load.
     fn chosen(&self) -> &'static str {
-        if self.ratio() < 1.0 / ADVANTAGE_NEEDED { "DmaFile" } else { "ring" }
+        let dma_is_better = |load| self.ratio(load) < 1.0 / ADVANTAGE_NEEDED;
+        if dma_is_better(Load::Working) || dma_is_better(Load::Contended) { "DmaFile" } else { "the ring" }
     }
 
     fn to_text(&self) -> String {
@@ -423,9 +496,10 @@ impl Report {
             .and_then(|()| {
                 writeln!(
                     text,
-                    "\nDmaFile p99 / ring p99 under load, {} bytes: {:.2}; the log is written through: {}",
+                    "\nDmaFile p99 / ring p99 of {} bytes: {:.2} working, {:.2} contended; so the log goes through {}",
                     APPEND_BYTES[0],
-                    self.ratio(),
+                    self.ratio(Load::Working),
+                    self.ratio(Load::Contended),
                     self.chosen()
                 )
             });
@@ -435,7 +509,7 @@ impl Report {
     fn to_json(&self) -> String {
         let appends = self.appends.iter().flat_map(|appends| {
             PATHS.iter().zip(&appends.latencies).map(|(path, latencies)| {
-                let Appends { bytes, load, .. } = appends;
+                let (bytes, load) = (appends.bytes, appends.load.name());
                 format!(r#"{{"path":"{path}","bytes":{bytes},"load":"{load}",{}}}"#, json_figures(latencies))
             })
         });
@@ -445,34 +519,35 @@ impl Report {
             .map(|(depth, rate)| format!(r#"{{"depth":{depth},"messages_per_second":{rate:.0}}}"#));
         format!(
             "{{\"file_system\":\"{}\",\"direct_io\":{},\"cores\":{},\n\"appends\":[\n{}],\n\"echo\":{{{},\"pipelined\":[{}]}},\n\
-             \"dma_p99_over_ring_p99\":{:.3},\"chosen\":\"{}\"}}\n",
+             \"dma_p99_over_ring_p99\":{{\"working\":{:.3},\"contended\":{:.3}}},\"chosen\":\"{}\"}}\n",
             self.place.escape_default(),
             self.direct_io,
             self.cores,
             appends.collect::<Vec<_>>().join(",\n"),
             json_figures(&self.echo.round_trips),
             pipelined.collect::<Vec<_>>().join(","),
-            self.ratio(),
+            self.ratio(Load::Working),
+            self.ratio(Load::Contended),
             self.chosen(),
         )
     }
 }
 
-const HEADING: &str = "                           count       p50       p90       p99     p99.9       max";
+const HEADING: &str = "                               count       p50       p90       p99     p99.9       max";
 const QUANTILES: [(&str, f64); 5] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99_9", 0.999), ("max", 1.0)];
 
 impl Appends {
     fn write_text(&self, text: &mut String) -> std::fmt::Result {
         for (path, latencies) in PATHS.iter().zip(&self.latencies) {
-            write_row(text, &format!("{:>5} KiB {} {path}", self.bytes >> 10, self.load), latencies)?;
+            write_row(text, &format!("{:>5} KiB {} {path}", self.bytes >> 10, self.load.name()), latencies)?;
         }
         let (least, most) = self.ratios.iter().fold((f64::MAX, 0.0_f64), |(a, b), &x| (a.min(x), b.max(x)));
-        writeln!(text, "{:>22}  p99 dma/disk {:.2} ({least:.2} to {most:.2})", "", median(&self.ratios))
+        writeln!(text, "{:>26}  p99 dma/disk {:.2} ({least:.2} to {most:.2})", "", median(&self.ratios))
     }
 }
 
 fn write_row(text: &mut String, name: &str, latencies: &Histogram<u64>) -> std::fmt::Result {
-    write!(text, "{name:<22}{:>10}", latencies.len())?;
+    write!(text, "{name:<26}{:>10}", latencies.len())?;
     for (_, quantile) in QUANTILES {
         write!(text, "{:>10.1}", latencies.value_at_quantile(quantile) as f64 / 1e3)?;
     }
