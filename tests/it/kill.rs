@@ -116,5 +116,7 @@ fn nothing_acknowledged_is_lost_and_nothing_unanswered_counts_twice() {
         acknowledged += outcome.acknowledged.len();
         unknown += outcome.unknown.len();
     }
-    println!("{kills} kills: {acknowledged} batches acknowledged and found, {unknown} unanswered of which {landed} landed");
+    println!(
+        "{kills} kills: {acknowledged} batches acknowledged and found, {unknown} unanswered of which {landed} landed"
+    );
 }

@@ -143,7 +143,8 @@ mod tests {
 
     #[test]
     fn foreign_addresses_are_named() {
-        let error = bind(SocketAddr::from(([192, 0, 2, 1], 7_400)), 1, Duration::ZERO).expect_err("a documentation address");
+        let error =
+            bind(SocketAddr::from(([192, 0, 2, 1], 7_400)), 1, Duration::ZERO).expect_err("a documentation address");
         assert!(matches!(error, ListenError::NotOurs(_)), "{error}");
     }
 
