@@ -277,14 +277,14 @@ mod tests {
             "--stores=3",
             "--shards=7",
             "--memory-max=8GiB",
-            "--wal-segment=4MiB",
+            "--wal-segment=128MiB",
             "--log-format=json",
             "--log-level=warn,dkc=debug",
         ])
         .expect("valid");
         assert_eq!(config.listen, "[::1]:0".parse().expect("an address"));
         assert_eq!(config.advertise, Some(Advertise { host: "counts.example".into(), port: Some(9_000) }));
-        let shape = Shape { stores: 3, shards: 7, segment_bytes: 4 << 20 };
+        let shape = Shape { stores: 3, shards: 7, segment_bytes: 128 << 20 };
         assert_eq!(config.shape.or_default(), shape);
         assert_eq!(config.memory_bytes_max, 8 << 30);
         assert_eq!(config.log_format, LogFormat::Json);
@@ -331,9 +331,9 @@ mod tests {
             ["--shards=0"],
             ["--shards=4097"],
             ["--wal-segment=1MB"],
-            ["--wal-segment=512KiB"],
+            ["--wal-segment=8MiB"],
             ["--wal-segment=2GiB"],
-            ["--wal-segment=1048577"],
+            ["--wal-segment=67108865"],
             ["--listen=127.0.0.1"],
             ["--log-level=loud=louder=loudest"],
             ["--log-format=xml"],

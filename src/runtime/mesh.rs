@@ -19,10 +19,10 @@ use std::task::{Context, Poll, Waker};
 
 use futures_lite::Stream;
 use futures_lite::future::zip;
-use glommio::GlommioError;
 use glommio::channels::shared_channel::{
     ConnectedReceiver, ConnectedSender, SharedReceiver, SharedSender, new_bounded,
 };
+use glommio::{GlommioError, ResourceType};
 
 use super::inbox::{Bell, Inbox, Source};
 use crate::engine::part::{PartReply, PartRequest};
@@ -111,13 +111,13 @@ impl Mesh {
     /// Sends a part to a neighbour, or gives it back if too much waits already, or if there is no such neighbour.
     #[allow(clippy::result_large_err)] // The part itself comes back.
     pub fn request(&mut self, to: StoreId, part: PartRequest) -> Result<(), PartRequest> {
-        match self.neighbour(to) {
-            Some(neighbour) if neighbour.backlog.borrow().messages.len() < MESH_QUEUE_MAX => {
-                neighbour.send(Message::Request(part));
-                Ok(())
-            }
-            _ => Err(part),
+        let Some(neighbour) = self.neighbour(to) else { return Err(part) };
+        let waiting = neighbour.backlog.borrow().messages.len();
+        if waiting >= MESH_QUEUE_MAX {
+            return Err(part);
         }
+        neighbour.send(Message::Request(part));
+        Ok(())
     }
 
     /// Sends an answer to the neighbour whose gateway asked.
@@ -150,18 +150,18 @@ impl Mesh {
 
 impl Neighbour {
     fn send(&self, message: Message) {
-        let mut backlog = self.backlog.borrow_mut();
-        if backlog.emptying {
-            backlog.messages.push_back(message);
-        } else if let Err(GlommioError::WouldBlock(glommio::ResourceType::Channel(message))) =
-            self.sender.try_send(message)
-        {
-            backlog.messages.push_back(message);
-            backlog.emptying = true;
-            let done = self.bell.waker().clone();
-            glommio::spawn_local(empty(self.backlog.clone(), self.sender.clone(), done)).detach();
+        if self.backlog.borrow().emptying {
+            self.backlog.borrow_mut().messages.push_back(message);
+            return;
         }
         // A closed channel means that the neighbour has stopped, and so do we.
+        let Err(GlommioError::WouldBlock(ResourceType::Channel(message))) = self.sender.try_send(message) else {
+            return;
+        };
+        *self.backlog.borrow_mut() = Backlog { messages: VecDeque::from([message]), emptying: true };
+        let done = self.bell.waker().clone();
+        // The task runs at once until it has to wait.
+        glommio::spawn_local(empty(self.backlog.clone(), self.sender.clone(), done)).detach();
     }
 }
 

@@ -268,8 +268,8 @@ mod tests {
     use super::*;
     use tempfile::{TempDir, tempdir};
 
-    const SHAPE: Shape = Shape { stores: 2, shards: 4, segment_bytes: 4 << 20 };
-    const REQUESTED: RequestedShape = RequestedShape { stores: Some(2), shards: Some(4), segment_bytes: Some(4 << 20) };
+    const SHAPE: Shape = Shape { stores: 2, shards: 4, segment_bytes: 64 << 20 };
+    const REQUESTED: RequestedShape = RequestedShape { stores: Some(2), shards: Some(4), segment_bytes: Some(64 << 20) };
     const ANY: RequestedShape = RequestedShape { stores: None, shards: None, segment_bytes: None };
 
     fn formatted() -> (TempDir, Node) {
@@ -317,7 +317,7 @@ mod tests {
         };
         let content = format!(
             "{HEADING}format = 1\ncluster = \"00000000000000000000000000000abc\"\nnode = 7\nincarnation = 1\n\
-             routing_seed = \"ffffffffffffffff\"\nstores = 2\nshards = 4\nwal_segment_bytes = 4194304\nopened = true\n"
+             routing_seed = \"ffffffffffffffff\"\nstores = 2\nshards = 4\nwal_segment_bytes = 67108864\nopened = true\n"
         );
         let checksum = crc32fast::hash(content.as_bytes());
         assert_eq!(node.encode(), format!("{content}checksum = \"{checksum:08x}\"\n"));
@@ -353,7 +353,7 @@ mod tests {
             ("stores = 2", "stores = 0"),
             ("stores = 2", "stores = 300"),
             ("shards = 4", "shards = 5000"),
-            ("wal_segment_bytes = 4194304", "wal_segment_bytes = 4194305"),
+            ("wal_segment_bytes = 67108864", "wal_segment_bytes = 67108865"),
             ("incarnation = 1\n", ""),
             ("opened = false", "opened = false\nextra = 1"),
             ("routing_seed = \"", "routing_seed = \"x"),
@@ -404,7 +404,7 @@ mod tests {
         for (requested, flag) in [
             (RequestedShape { stores: Some(3), ..ANY }, "--stores 3"),
             (RequestedShape { shards: Some(5), ..ANY }, "--shards 5"),
-            (RequestedShape { segment_bytes: Some(8 << 20), ..ANY }, "--wal-segment 8388608"),
+            (RequestedShape { segment_bytes: Some(128 << 20), ..ANY }, "--wal-segment 134217728"),
         ] {
             let error = refusal(&directory, requested).to_string();
             assert!(error.contains(flag), "{error}");

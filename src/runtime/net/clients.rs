@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use futures_lite::future::{or, yield_now};
+use futures_lite::future::or;
 use futures_lite::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use glommio::net::TcpStream;
 
@@ -19,6 +19,7 @@ use crate::limits::{
     LINGER_MICROS_MAX, LINGERING_CONNECTIONS_MAX, REQUEST_BYTES_MAX, STORE_CONNECTIONS_MAX, STORE_REPLY_BYTES_MAX,
     TURN_BYTES_MAX, TURN_INPUTS_MAX,
 };
+use crate::runtime::executors::cede;
 use crate::runtime::inbox::{Inbox, Source};
 use crate::wire::client::Encoder;
 use crate::wire::frame::{Decoder, FrameError};
@@ -135,25 +136,20 @@ impl Clients {
         let before = connection.reply_bytes();
         connection.send();
         connection.throttled = false;
-        let failure = if connection.state == State::Open {
+        if connection.state == State::Open {
             let decoder = connection.received.take().or_else(|| self.decoder.take());
             let mut decoder = decoder.unwrap_or_else(|| Decoder::new(REQUEST_BYTES_MAX));
-            let result = take_requests(now, id, connection, &mut decoder, self.receiving, gateway, allowance);
-            // Only bytes that still belong to this connection stay with it.
-            if decoder.is_empty() {
-                self.decoder = Some(decoder);
-            } else {
-                connection.received = Some(decoder);
+            match take_requests(now, id, connection, &mut decoder, self.receiving, gateway, allowance) {
+                // Only bytes that still belong to this connection stay with it.
+                Ok(()) if decoder.is_empty() => self.decoder = Some(decoder),
+                Ok(()) => connection.received = Some(decoder),
+                // A decoder that failed stays failed: it may not read for anybody else.
+                Err(error) => {
+                    tracing::debug!(connection = id.0, %error, "a client broke the protocol");
+                    connection.state = State::Closing;
+                    gateway.frame_error(id, error.request_id(), error.code(), &error.to_string());
+                }
             }
-            result.err()
-        } else {
-            None
-        };
-        if let Some(error) = failure {
-            tracing::debug!(connection = id.0, %error, "a client broke the protocol");
-            connection.received = None;
-            connection.state = State::Closing;
-            gateway.frame_error(id, error.request_id(), error.code(), &error.to_string());
         }
         if connection.state == State::Open && !connection.throttled && !allowance.is_left() {
             // There may be more; the next turn looks again.
@@ -238,7 +234,7 @@ impl Clients {
                 let _ = stream.close().await;
                 let mut discarded = [0; 4_096];
                 while matches!(stream.read(&mut discarded).await, Ok(1..)) {
-                    yield_now().await;
+                    cede().await;
                 }
             };
             or(discard, async { glommio::timer::sleep(Duration::from_micros(LINGER_MICROS_MAX)).await }).await;

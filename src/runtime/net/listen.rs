@@ -6,13 +6,13 @@ use std::os::fd::{FromRawFd, IntoRawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_lite::future::yield_now;
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 
 use crate::limits::{
     ACCEPT_RETRY_MICROS, KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, LISTEN_BACKLOG, SEND_STALL_SECONDS_MAX,
 };
+use crate::runtime::executors::cede;
 use crate::runtime::inbox::{Inbox, Source};
 
 /// Why the server cannot listen.
@@ -82,7 +82,7 @@ pub async fn accept_clients(listener: TcpListener, inbox: Rc<Inbox>) {
                 failing = false;
                 inbox.ring(Source::Accepted(stream));
                 // The driver takes it before the next one is accepted.
-                yield_now().await;
+                cede().await;
             }
             Err(error) => {
                 if !failing {
