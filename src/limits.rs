@@ -37,6 +37,9 @@ pub const CONNECTION_RECEIVE_BYTES: usize = 64 << 10;
 pub const CONNECTION_REPLY_BYTES_KEPT: usize = 4 << 10;
 /// Bytes of replies queued to all connections of a store; the connection whose reply exceeds it is cut off.
 pub const STORE_REPLY_BYTES_MAX: usize = 512 << 20;
+/// How long a starting server waits for a port that is in use: the kernel frees the sockets of a killed server late, when it has
+/// wound up its io_uring.
+pub const LISTEN_WAIT_MICROS_MAX: u64 = 5_000_000;
 /// Connections that wait to be accepted, in the kernel.
 pub const LISTEN_BACKLOG: i32 = 1_024;
 /// How long to wait before accepting again after accepting failed (no file descriptors, no memory).
@@ -51,6 +54,10 @@ pub const KEEPALIVE_IDLE_SECONDS: u64 = 60;
 pub const KEEPALIVE_INTERVAL_SECONDS: u64 = 10;
 /// How long sent bytes may stay unacknowledged, or a peer's window closed, before the kernel ends the connection.
 pub const SEND_STALL_SECONDS_MAX: u64 = 30;
+/// Bytes a client offers to one read from its socket.
+pub const CLIENT_READ_BYTES: usize = 64 << 10;
+/// Bytes of requests a client gathers before it sends without being told to.
+pub const CLIENT_FLUSH_BYTES: usize = 256 << 10;
 /// Connections a store accepts; a further one gets an `Overloaded` error and is closed.
 pub const STORE_CONNECTIONS_MAX: usize = 16_384;
 /// Requests waiting in one store's gateway for their parts, over all connections.
@@ -149,4 +156,5 @@ const _: () = {
     // Room is counted with two writes of waste at a segment's end; some must remain.
     assert!(8 * WAL_WRITE_BYTES_MAX as u64 <= WAL_SEGMENT_BYTES_MIN);
     assert!(WAL_SEGMENTS_AHEAD >= 2);
+    assert!(WAL_ZERO_BYTES_MAX.is_multiple_of(WAL_BLOCK_BYTES));
 };

@@ -238,8 +238,7 @@ impl Gateway {
         };
         self.in_flight += 1;
         self.in_flight_bytes += bytes;
-        self.slots[ticket.slot as usize].pending =
-            Some(Pending { connection, request_id: id, bytes, missing, answer });
+        self.slots[ticket.slot as usize].pending = Some(Pending { connection, request_id: id, bytes, missing, answer });
     }
 
     /// Tells a client that its bytes are not frames.
@@ -386,7 +385,9 @@ impl Gateway {
         let map = Arc::clone(&self.config.map);
         for (part, range) in map.shards.iter().enumerate() {
             let ticket = Ticket { part: part as u16, ..ticket };
-            self.output.parts.push((range.store, PartRequest { ticket, shard: range.shard, body: PartBody::TopK { k } }));
+            self.output
+                .parts
+                .push((range.store, PartRequest { ticket, shard: range.shard, body: PartBody::TopK { k } }));
         }
         let answer = Answer::TopK { k: k as usize, lists: Vec::new(), refused: Refused::default() };
         (answer, map.shards.len())
@@ -594,12 +595,8 @@ fn merge(k: usize, mut lists: Vec<TopList>) -> TopKReply {
         reply.counts.push(count);
         own[place] += 1;
     }
-    let part = |(list, keys): (&TopList, u32)| Part {
-        shard: list.shard,
-        keys,
-        applied_index: list.index,
-        first_position: 0,
-    };
+    let part =
+        |(list, keys): (&TopList, u32)| Part { shard: list.shard, keys, applied_index: list.index, first_position: 0 };
     reply.parts = lists.iter().zip(own).map(part).collect();
     reply
 }

@@ -96,7 +96,9 @@ impl Machine {
         outcomes.clear();
         match (command::decode(&entry.payload)?, self) {
             (Command::NoOp, _) => Ok(()),
-            (Command::Batch(batch), Machine::Counters(counters)) => apply_batch(counters, routing_seed, batch, outcomes),
+            (Command::Batch(batch), Machine::Counters(counters)) => {
+                apply_batch(counters, routing_seed, batch, outcomes)
+            }
             (Command::Map(encoded), Machine::Meta(map)) => {
                 *map = Some(ClusterMap::decode(encoded).map_err(ApplyError::Map)?);
                 Ok(())
@@ -152,11 +154,6 @@ impl Replica {
         }
     }
 
-    /// Whether the shard owns a hash.
-    pub(super) fn owns(&self, hash: KeyHash) -> bool {
-        (self.first_hash..=self.last_hash).contains(&hash)
-    }
-
     /// Whether there is nothing between acceptance and answer.
     pub(super) fn is_quiet(&self) -> bool {
         self.waiting.is_empty() && self.proposed.is_empty()
@@ -207,12 +204,17 @@ impl Replica {
             part.encoded = Vec::new();
             parts.push(part);
         }
-        let index = self.group.propose(payload, effects).expect("parts wait only at a leader, and a lone voter stays one");
+        let index =
+            self.group.propose(payload, effects).expect("parts wait only at a leader, and a lone voter stays one");
         self.proposed.push_back(Proposal { index, bytes, parts });
     }
 
     /// Applies what has been committed, and answers the parts it held.
-    pub(super) fn apply_committed(&mut self, routing_seed: u64, replies: &mut Vec<PartReply>) -> Result<(), ApplyError> {
+    pub(super) fn apply_committed(
+        &mut self,
+        routing_seed: u64,
+        replies: &mut Vec<PartReply>,
+    ) -> Result<(), ApplyError> {
         while let Some(entry) = self.group.next_committed() {
             self.machine.apply(routing_seed, &entry, &mut self.outcomes)?;
             let Some(proposal) = self.proposed.pop_front_if(|proposal| proposal.index == entry.index) else { continue };

@@ -181,9 +181,9 @@ impl Store {
     /// Whether every shard here can be written and read.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.replicas.iter().all(|replica| {
-            replica.group.read_index().is_some() && !matches!(replica.machine, Machine::Meta(None))
-        })
+        self.replicas
+            .iter()
+            .all(|replica| replica.group.read_index().is_some() && !matches!(replica.machine, Machine::Meta(None)))
     }
 
     /// Whether nothing that was accepted is unfinished.
@@ -192,10 +192,10 @@ impl Store {
         self.wal.is_quiet() && self.replicas.iter().all(Replica::is_quiet)
     }
 
-    /// The store's log has opened a segment of its own, durably: from now on a start without a log is a loss.
+    /// Whether the log has a durable segment: from then on a start that finds none has lost it.
     #[must_use]
     pub fn has_durable_log(&self) -> bool {
-        self.wal.durable() > Lsn(0)
+        self.wal.has_durable_segment()
     }
 
     /// The store's state; the shell adds what it alone knows (connections, direct I/O).

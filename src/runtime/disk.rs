@@ -26,8 +26,10 @@
 //! }
 //! ```
 //!
-//! Calling `reap` every turn, not only after an alarm, costs no system call and finds completions sooner under load;
-//! an alarm that then finds nothing does no harm.
+//! `reap` belongs in every turn, not only behind an alarm: it costs no system call, and as long as any task is ready
+//! glommio looks for the completion of an alarm only when its preemption timer fires, 100 ms by default. (That timer must
+//! not be made short: if it fires before the first task has run, glommio 0.9 goes to sleep with tasks ready.) An
+//! alarm that then finds nothing to collect does no harm.
 //!
 //! # What is bounded
 //!

@@ -11,8 +11,7 @@
 //! - The preemption timer, the most frequent of those events, is set to never. Whoever has more to do than one turn
 //!   gives way by himself, with [`cede`].
 //! - A driver has a heartbeat: it looks again [`HEARTBEAT_MICROS_MIN`](crate::limits::HEARTBEAT_MICROS_MIN) after it did
-//!   something, and less and less often while it finds nothing. That bounds the delay by about as much as it costs next to
-//!   nothing.
+//!   something, and less and less often while it finds nothing. That bounds the delay and costs next to nothing.
 
 use std::io;
 use std::thread::JoinHandle;

@@ -42,7 +42,7 @@ use crate::engine::gateway::{Gateway, GatewayConfig};
 use crate::engine::store::{Store, StoreConfig};
 use crate::engine::wal::WalConfig;
 use crate::ids::{Micros, StoreId};
-use crate::limits::{SHUTDOWN_MICROS_MAX, STOP_MICROS_MAX};
+use crate::limits::{LISTEN_WAIT_MICROS_MAX, SHUTDOWN_MICROS_MAX, STOP_MICROS_MAX};
 
 /// What the main thread is told.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ pub fn run(config: &Config) -> Result<(), ServeError> {
     let _lock = DirectoryLock::acquire(&config.data_dir)?;
     let (mut node, is_new) = Node::open_or_format(&config.data_dir, config.shape)?;
     checks::run(node.shape.stores)?;
-    let listeners = net::bind(config.listen, node.shape.stores)?;
+    let listeners = net::bind(config.listen, node.shape.stores, LISTEN_WAIT_MICROS_MAX)?;
     let addresses = bound_addresses(&listeners)?;
 
     let mut server = Server {

@@ -18,11 +18,9 @@ mod reply;
 #[cfg(test)]
 mod tests;
 
-pub use encode::Encoder;
 pub use crate::engine::cluster::{ShardRange, StoreAddress};
-pub use reply::{
-    GetReply, IncrementReply, Part, Reply, Status, TopKReply, Welcome, decode_reply,
-};
+pub use encode::Encoder;
+pub use reply::{GetReply, IncrementReply, Part, Reply, Status, TopKReply, Welcome, decode_reply};
 
 use crate::error::ErrorCode;
 use crate::ids::ClusterId;

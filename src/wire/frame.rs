@@ -247,7 +247,9 @@ impl Decoder {
         }
         if self.buffer.len() - self.end < at_least {
             let length_max = FRAME_HEADER_BYTES + self.payload_bytes_max + at_least;
-            self.buffer.resize((pending + pending.max(at_least)).min(length_max.max(pending + at_least)), 0);
+            let length = (pending + pending.max(at_least)).min(length_max.max(pending + at_least));
+            self.buffer.reserve_exact(length - self.buffer.len());
+            self.buffer.resize(length, 0);
         }
         &mut self.buffer[self.end..]
     }

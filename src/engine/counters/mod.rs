@@ -3,23 +3,24 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `table` | the directory: which page a hash belongs to, and how pages split |
-//! | `page` | some thousand counters: index, entries, key bytes |
+//! | `page` | some thousand counters and their index |
 //! | `top` | the candidate set, its rules, and the proof that its answers are exact |
 //!
-//! A key is any bytes, a count a signed 64-bit integer. A key comes to exist by its first increment, also by 0 or less, and takes part in
-//! [`Counters::top`] from then on. An increment that would leave the range of a count is refused by itself: it changes nothing,
-//! and those after it in the batch go on. Whether it is refused depends on its own key's count alone, so replaying a part of a log gives
-//! the same outcomes as the whole did.
+//! A key is any bytes, a count a signed 64-bit integer. A key comes to exist by its first increment, also by 0 or
+//! less, and takes part in [`Counters::top`] from then on. An increment that would leave the range of a count is
+//! refused by itself: it changes nothing, and those after it in the batch go on. Whether it is refused depends on its
+//! own key's count alone, so replaying a part of a log gives the same outcomes as the whole did.
 //!
-//! **Deterministic.** The same increments in the same order give the same outcomes, the same answers and the same order of
-//! scans on every machine. Nothing here reads a clock, draws a number or depends on the order of a hash index.
+//! **Deterministic.** The same increments in the same order give the same outcomes, the same answers and the same
+//! order of scans on every machine. Nothing here reads a clock, draws a number or depends on the order of a hash
+//! index.
 //!
-//! **Bounded work.** An increment touches one page; an insert may split it, which rehashes that page. Compaction of the
-//! candidate set resolves twice its size. The exception is [`Counters::top`] when counts have been lowered or k exceeds the set: it
-//! may walk the whole table. [`Counters::upkeep`] does that walk ahead of need, a page at a time.
+//! **Bounded work.** An increment touches one page; an insert may split it, which rehashes that page. Compaction of
+//! the candidate set resolves twice its size. The exception is [`Counters::top`] when counts have been lowered or k
+//! exceeds the set: it may walk the whole table. [`Counters::upkeep`] does that walk ahead of need, a page at a time.
 //!
-//! **Memory.** An existing key is incremented without allocation. Nothing is ever removed, so memory grows with the number of
-//! keys alone.
+//! **Memory.** An existing key is incremented without allocation. Nothing is ever removed, so memory grows with the
+//! number of keys alone.
 
 mod page;
 mod table;
@@ -90,8 +91,7 @@ pub struct PageView<'a> {
 impl<'a> PageView<'a> {
     /// The page's counters, in the order in which their keys first appeared.
     pub fn counters(self) -> impl ExactSizeIterator<Item = Counter<'a>> {
-        let page = self.page;
-        page.entries().map(|entry| Counter { hash: entry.hash, key: page.key(entry), count: entry.count })
+        self.page.entries().map(|entry| Counter { hash: entry.hash, key: entry.key(), count: entry.count })
     }
 
     /// Where the scan goes on; `None` after the last page.

@@ -2,12 +2,11 @@
 //!
 //! ```text
 //!   index    HashTable<u32>    remixed hash → slot
-//!   entries  Vec<Entry>        slot → hash, count, place of the key, member flag     32 bytes each
-//!   keys     Vec<u8>           the keys' bytes, one after another
+//!   entries  Vec<Entry>        slot → hash, count, key, member flag     48 bytes each
 //! ```
 //!
-//! Counters are never removed, so entries and keys are only appended to, and the order of slots is the order of
-//! insertion: the same on every replica that applied the same log, whatever the index looks like.
+//! Counters are never removed, so entries are only appended to, and the order of slots is the order of insertion: the
+//! same on every replica that applied the same log, whatever the index looks like.
 //!
 //! **Index hash.** All hashes of a page begin with the same bits, while hashbrown takes its tag from the top bits and
 //! its bucket from the bottom ones; and in a narrow shard the bottom bits are the directory's. So the index is fed
@@ -22,7 +21,44 @@ use hashbrown::HashTable;
 use crate::engine::prng::mix;
 use crate::ids::KeyHash;
 
-/// One counter, but for the bytes of its key, which only its page can reach.
+/// The bytes of a key: in place if they fit beside a tag and a length in three words, which saves most keys a cache
+/// miss.
+enum Key {
+    Inline { len: u8, bytes: [u8; KEY_BYTES_INLINE] },
+    Boxed(Box<[u8]>),
+}
+
+const KEY_BYTES_INLINE: usize = 22;
+const _: () = assert!(size_of::<Key>() <= 24 && size_of::<Entry>() <= 48 && size_of::<Page>() <= 80);
+
+impl Key {
+    fn new(key: &[u8]) -> Key {
+        let mut bytes = [0; KEY_BYTES_INLINE];
+        match bytes.get_mut(..key.len()) {
+            Some(start) => {
+                start.copy_from_slice(key);
+                Key::Inline { len: key.len() as u8, bytes }
+            }
+            None => Key::Boxed(key.into()),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Key::Inline { len, bytes } => &bytes[..usize::from(*len)],
+            Key::Boxed(bytes) => bytes,
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        match self {
+            Key::Inline { .. } => 0,
+            Key::Boxed(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// One counter.
 pub(super) struct Entry {
     /// The key's hash, kept so that a split need not compute it again.
     pub(super) hash: KeyHash,
@@ -30,9 +66,14 @@ pub(super) struct Entry {
     pub(super) count: i64,
     /// Whether the key is in the candidate set. Owned by [`super::top`].
     pub(super) member: bool,
-    key_bytes: u32,
-    /// 64 bits, because nothing limits the bytes of a page at the depth cap.
-    key_start: usize,
+    key: Key,
+}
+
+impl Entry {
+    /// The bytes of the key.
+    pub(super) fn key(&self) -> &[u8] {
+        self.key.bytes()
+    }
 }
 
 /// The counters whose positions begin with the `depth` top bits of `prefix`.
@@ -41,13 +82,14 @@ pub(super) struct Page {
     depth: u32,
     index: HashTable<u32>,
     entries: Vec<Entry>,
-    keys: Vec<u8>,
+    /// Sum of [`Key::heap_bytes`] over all entries.
+    key_heap_bytes: usize,
 }
 
 impl Page {
     /// A page without counters, which has allocated nothing. Bits of `prefix` past `depth` are zero.
     pub(super) fn empty(prefix: u64, depth: u32) -> Page {
-        Page { prefix, depth, index: HashTable::new(), entries: Vec::new(), keys: Vec::new() }
+        Page { prefix, depth, index: HashTable::new(), entries: Vec::new(), key_heap_bytes: 0 }
     }
 
     /// The first position that belongs to the page.
@@ -73,7 +115,7 @@ impl Page {
 
     /// Bytes the page has allocated, without its own header.
     pub(super) fn heap_bytes(&self) -> usize {
-        self.index.allocation_size() + self.entries.capacity() * size_of::<Entry>() + self.keys.capacity()
+        self.index.allocation_size() + self.entries.capacity() * size_of::<Entry>() + self.key_heap_bytes
     }
 
     /// The entry in a slot that [`Page::find`] or [`Page::insert`] named.
@@ -86,11 +128,6 @@ impl Page {
         &mut self.entries[slot as usize]
     }
 
-    /// The bytes of an entry's key.
-    pub(super) fn key(&self, entry: &Entry) -> &[u8] {
-        &self.keys[entry.key_start..entry.key_start + entry.key_bytes as usize]
-    }
-
     /// All entries, in order of insertion.
     pub(super) fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
         self.entries.iter()
@@ -100,7 +137,7 @@ impl Page {
     pub(super) fn find(&self, hash: KeyHash, key: &[u8]) -> Option<u32> {
         let same = |&slot: &u32| {
             let entry = self.entry(slot);
-            entry.hash == hash && self.key(entry) == key
+            entry.hash == hash && entry.key() == key
         };
         self.index.find(mix(hash.0), same).copied()
     }
@@ -115,18 +152,20 @@ impl Page {
     }
 
     /// Adds a key that is not in the page; returns its slot.
-    pub(super) fn insert(&mut self, hash: KeyHash, key: &[u8], count: i64, member: bool) -> u32 {
-        let slot = u32::try_from(self.entries.len()).expect("2^32 entries of one page would be 128 GiB");
-        make_room(&mut self.entries, 1);
-        make_room(&mut self.keys, key.len());
-        self.entries.push(Entry {
-            hash,
-            count,
-            member,
-            key_bytes: key.len() as u32, // at most KEY_BYTES_MAX
-            key_start: self.keys.len(),
-        });
-        self.keys.extend_from_slice(key);
+    pub(super) fn insert(&mut self, hash: KeyHash, key: &[u8], count: i64) -> u32 {
+        self.push(Entry { hash, count, member: false, key: Key::new(key) })
+    }
+
+    fn push(&mut self, entry: Entry) -> u32 {
+        let slot = u32::try_from(self.entries.len()).expect("2^32 entries of one page would be 192 GiB");
+        if slot as usize == self.entries.capacity() {
+            // By a quarter, not by doubling: a page splits at a fixed size, and would never use what it had reserved
+            // past it.
+            self.entries.reserve_exact(1 + self.entries.len() / 4);
+        }
+        let hash = entry.hash;
+        self.key_heap_bytes += entry.key.heap_bytes();
+        self.entries.push(entry);
         let entries = &self.entries;
         self.index.insert_unique(mix(hash.0), slot, |&slot| mix(entries[slot as usize].hash.0));
         slot
@@ -138,45 +177,33 @@ impl Page {
         debug_assert!(self.depth < u64::BITS, "a page of one position cannot be split");
         let depth = self.depth + 1;
         let bit = 1 << (u64::BITS - depth);
-        let (upper_len, upper_key_bytes) = self
-            .entries()
-            .filter(|entry| position(entry.hash) & bit != 0)
-            .fold((0, 0), |(len, bytes), entry| (len + 1, bytes + entry.key_bytes as usize));
-        let sized = |prefix, len, key_bytes| Page {
+        let is_upper = |entry: &Entry| position(entry.hash) & bit != 0;
+        let upper_len = self.entries().filter(|entry| is_upper(entry)).count();
+        let sized = |prefix, len| Page {
             prefix,
             depth,
             index: HashTable::with_capacity(len),
             entries: Vec::with_capacity(len),
-            keys: Vec::with_capacity(key_bytes),
+            key_heap_bytes: 0,
         };
-        let mut lower = sized(self.prefix, self.len() - upper_len, self.keys.len() - upper_key_bytes);
-        let mut upper = sized(self.prefix | bit, upper_len, upper_key_bytes);
-        for entry in self.entries() {
-            let half = if position(entry.hash) & bit == 0 { &mut lower } else { &mut upper };
-            half.insert(entry.hash, self.key(entry), entry.count, entry.member);
+        let mut lower = sized(self.prefix, self.len() - upper_len);
+        let mut upper = sized(self.prefix | bit, upper_len);
+        for entry in self.entries.drain(..) {
+            let half = if is_upper(&entry) { &mut upper } else { &mut lower };
+            half.push(entry);
         }
         *self = lower;
         upper
     }
 
-    /// Asserts what must hold between the three parts.
+    /// Asserts what must hold between index and entries.
     pub(super) fn invariants(&self) {
         assert_eq!(self.index.len(), self.entries.len(), "every entry is in the index once");
-        let mut key_end = 0;
         for (slot, entry) in (0..).zip(&self.entries) {
-            assert_eq!(entry.key_start, key_end, "keys lie in the order of their entries");
-            key_end += entry.key_bytes as usize;
-            assert_eq!(self.find(entry.hash, self.key(entry)), Some(slot), "an entry is found under its key");
+            assert_eq!(self.find(entry.hash, entry.key()), Some(slot), "an entry is found under its key");
         }
-        assert_eq!(self.keys.len(), key_end, "no key bytes without an entry");
-    }
-}
-
-/// Grows by a quarter rather than by doubling: pages split at a fixed size, and what a page reserved beyond that
-/// size would never be used.
-fn make_room<T>(vec: &mut Vec<T>, additional: usize) {
-    if vec.capacity() - vec.len() < additional {
-        vec.reserve_exact(additional.max(vec.len() / 4));
+        let key_heap_bytes: usize = self.entries.iter().map(|entry| entry.key.heap_bytes()).sum();
+        assert_eq!(self.key_heap_bytes, key_heap_bytes, "the sum is that of the keys");
     }
 }
 
@@ -188,24 +215,29 @@ mod tests {
     fn keys_of_one_hash_are_told_apart() {
         let mut page = Page::empty(0, 0);
         let hash = KeyHash(42);
-        assert_eq!(page.insert(hash, b"a", 1, false), 0);
-        assert_eq!(page.insert(hash, b"b", 2, true), 1);
-        assert_eq!(page.insert(hash, b"", 3, true), 2);
-        page.invariants();
-        assert_eq!(page.find(hash, b"b"), Some(1));
-        assert_eq!(page.find(hash, b""), Some(2));
-        assert_eq!(page.find(hash, b"c"), None);
-        assert_eq!(page.find(KeyHash(43), b"a"), None);
+        let keys: Vec<Vec<u8>> = (0..60).map(|len| vec![7; len]).collect();
+        for (slot, key) in (0..).zip(&keys) {
+            assert_eq!(page.find(hash, key), None);
+            assert_eq!(page.insert(hash, key, i64::from(slot)), slot);
+            page.entry_mut(slot).member = slot % 2 == 0;
+            page.invariants();
+        }
+        for (slot, key) in (0..).zip(&keys) {
+            assert_eq!(page.find(hash, key), Some(slot));
+            assert_eq!((page.entry(slot).key(), page.entry(slot).count), (key.as_slice(), i64::from(slot)));
+        }
+        assert_eq!(page.find(KeyHash(43), &keys[1]), None);
         let mut members: Vec<u32> = page.members(hash).collect();
         members.sort_unstable();
-        assert_eq!(members, [1, 2]);
+        assert_eq!(members, (0..60).step_by(2).collect::<Vec<u32>>());
     }
 
     #[test]
     fn a_split_keeps_order_counts_and_flags() {
         let mut page = Page::empty(0, 0);
         for i in 0..1_000u64 {
-            page.insert(KeyHash(mix(i)), &i.to_le_bytes(), i as i64, i % 3 == 0);
+            let slot = page.insert(KeyHash(mix(i)), &i.to_le_bytes(), i as i64);
+            page.entry_mut(slot).member = i % 3 == 0;
         }
         let upper = page.split(|hash| hash.0);
         assert_eq!((page.prefix(), page.depth(), page.end()), (0, 1, Some(1 << 63)));
@@ -213,12 +245,11 @@ mod tests {
         assert_eq!(page.len() + upper.len(), 1_000);
         for half in [&page, &upper] {
             half.invariants();
-            let numbers: Vec<u64> =
-                half.entries().map(|e| u64::from_le_bytes(half.key(e).try_into().expect("8 bytes"))).collect();
-            assert!(numbers.is_sorted());
-            for (number, entry) in numbers.iter().zip(half.entries()) {
+            assert!(half.entries().is_sorted_by_key(|entry| entry.count));
+            for entry in half.entries() {
                 assert_eq!(entry.hash.0 >> 63, u64::from(half.prefix() != 0));
-                assert_eq!((entry.count, entry.member), (*number as i64, number % 3 == 0));
+                assert_eq!(entry.key(), entry.count.to_le_bytes());
+                assert_eq!(entry.member, entry.count % 3 == 0);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The table: extendible hashing over bounded pages.
 //!
 //! ```text
-//!   hash ── (hash − start) << shift ──► position ── top `depth` bits ──► directory ──► page
+//!   hash ── (hash − start) << shift ──► position ── its top bits ──► directory ──► page
 //! ```
 //!
 //! Source: Fagin, Nievergelt, Pippenger, Strong, "Extendible Hashing" (ACM TODS 1979).
@@ -14,14 +14,16 @@
 //! half of them: a few directory slots lost, for a map that is one subtraction and one shift.
 //!
 //! **Growth.** A page that fills splits in two; no step rehashes more than one page. What doubles is the
-//! directory (4 bytes a slot) and the vector of page headers (112 bytes a page, moved and not rehashed): some 150
-//! bytes a page, a thousandth of the table.
+//! directory (4 bytes a slot) and the vector of page headers (80 bytes a page, moved and not rehashed): together a
+//! thousandth of the table.
 //!
-//! **Depth cap.** The routing seed is public, so keys may be chosen to share a long prefix, and each split that leaves all
-//! keys on one side would double the directory for nothing. The depth therefore never exceeds log2(keys / page limit) +
-//! [`DIRECTORY_DEPTH_SLACK`], which uniform hashes do not reach, and a page at the cap grows past its limit instead: lookups in it
-//! remain one probe, and memory remains in proportion to the keys. What such keys do obtain is a page whose index
-//! is rehashed as a whole when it doubles. When the table has grown enough to raise the cap, the page splits at the next insert.
+//! **Depth cap.** The routing seed is public, so keys may be chosen to share a long prefix, and each split that
+//! leaves all keys on one side would double the directory for nothing. The depth therefore never exceeds log2(keys /
+//! page limit) + [`DIRECTORY_DEPTH_SLACK`], which uniform hashes do not reach, and a page at the cap grows past its
+//! limit instead: a lookup in it remains one probe, and memory remains in proportion to the keys. When the table has
+//! grown enough to raise the cap, the page splits at the next insert. What such keys do obtain is time: the index of an
+//! outgrown page is rehashed as a whole when it doubles, and keys that share all 64 bits of their hash are compared one
+//! after another.
 
 use super::page::{Entry, Page};
 use crate::ids::KeyHash;
@@ -101,8 +103,7 @@ impl Table {
 
     /// The key of the entry at a place.
     pub(super) fn key(&self, place: Place) -> &[u8] {
-        let page = &self.pages[place.page as usize];
-        page.key(page.entry(place.slot))
+        self.entry(place).key()
     }
 
     /// Where a key is.
@@ -127,7 +128,7 @@ impl Table {
         }
         let page = &mut self.pages[number as usize];
         let bytes_before = page.heap_bytes();
-        let slot = page.insert(hash, key, count, false);
+        let slot = page.insert(hash, key, count);
         self.page_bytes += page.heap_bytes() - bytes_before;
         self.len += 1;
         Place { page: number, slot }
@@ -176,7 +177,7 @@ impl Table {
             self.directory = self.directory.iter().flat_map(|&page| [page, page]).collect();
             self.depth += 1;
         }
-        let upper_number = u32::try_from(self.pages.len()).expect("2^32 page headers would be 448 GiB");
+        let upper_number = u32::try_from(self.pages.len()).expect("2^32 page headers would be 320 GiB");
         let first = top_bits(upper.prefix(), self.depth);
         let slots = 1 << (self.depth - upper.depth());
         self.directory[first..first + slots].fill(upper_number);

@@ -2,16 +2,17 @@
 //!
 //! Space-Saving (Metwally, Agrawal, El Abbadi 2005) keeps a bounded set of candidates and must guess the history of a
 //! newcomer. Here the table knows every count, so a newcomer enters with its true one and nothing is ever guessed:
-//! the set is a materialised view with a refill from its base table (Yi et al., "Efficient Maintenance of Materialized
-//! Top-k Views", ICDE 2003). It is derived from the table alone; replicas may hold different sets and give equal answers.
+//! the set is a materialised view with a refill from its base table (Yi et al., "Efficient Maintenance of
+//! Materialized Top-k Views", ICDE 2003). It is derived from the table alone; replicas may hold different sets and
+//! give equal answers.
 //!
 //! **Order.** Keys rank by *pair* (count, key): the higher count first, equal counts by ascending bytes. Keys are
 //! distinct, so the order is total and strict, and "below" always means below in it.
 //!
 //! **State.**
-//! - `members`: the hashes of the candidates, unordered. A member's entry in the table carries a flag. A hash is resolved among
-//!   flagged entries, never by place, since a split moves entries; two members may share a hash, which is then
-//!   in the list twice.
+//! - `members`: the hashes of the candidates, unordered. A member's entry in the table carries a flag. A hash is
+//!   resolved among flagged entries, never by place, since a split moves entries; two members may share a hash, which
+//!   is then in the list twice.
 //! - `admission`, `certification`: two boundaries, each a pair or minus infinity.
 //! - `certified`: a lower bound of the number of members that are not below `certification`.
 //! - `rebuild`: none, or the position up to which the running rebuild has visited the table.
@@ -19,36 +20,39 @@
 //! **Invariants.**
 //! - A: every key that is not a member is below `certification`.
 //! - B: every key that is not a member, and during a rebuild lies before its cursor, is below `admission`.
-//! - C: `admission` ≤ `certification`, and they are equal unless a rebuild runs. A rebuild runs only if `certification` is finite.
+//! - C: `admission` ≤ `certification`, and they are equal unless a rebuild runs. A rebuild runs only if
+//!   `certification` is finite.
 //!
 //! By A the members that are not below `certification` are the first ones of the whole table: nothing outside the set
 //! can stand among them. So if there are at least k of them, the best k *are* the answer. If `certification` is
 //! minus infinity, all keys are members, and the same rule answers any k.
 //!
 //! **Rules, and why each keeps A, B and C.**
-//! - *A count rises, or a key is born (with any count).* A non-member that is now not below `admission` becomes
-//!   a member. So a non-member that moved is below `admission`: B; and `admission` ≤ `certification`: A. A
+//! - *A count rises, or a key is born, whatever the sign of its count.* A non-member that is now not below `admission`
+//!   becomes a member. So a non-member that moved is below `admission`: B; and `admission` ≤ `certification`: A. A
 //!   member that rises needs nothing, since A and B speak of non-members.
 //! - *A count falls.* A non-member sinks further below. A member stays one, and `certified` is lowered if
-//!   it fell through `certification`. It may count a fall of a member whose rise it never counted: it is a lower bound.
-//! - *Compaction*, when the set has twice its target m. If the m-th best member is not below `admission`, its pair becomes
-//!   `admission`, and `certification` too if that was lower (also during a rebuild, or else the next step would drop keys
-//!   that A vouches for). Then, and only then, all members below `admission` are dropped. What is dropped is
-//!   below `admission` ≤ `certification`: A and B. Raising a boundary makes A and B weaker; the order of the
-//!   two steps matters only for readers in between, when compaction is sliced. At least m members go, so it costs O(1) an admission.
-//! - *Rebuild*, when too few members are certified. `admission` falls to minus infinity, which admits everything, and the cursor
-//!   to the first position, so B says nothing; `certification` stays, so A still holds, and what it certifies can be answered
-//!   meanwhile. Each step visits a page and admits what is not below `admission`; compaction raises that again as the set fills,
-//!   after which nearly every visit is one failed compare. Positions never change and pages only split, so every key is on
-//!   one side of the cursor for good. At the end B covers the whole table, so `certification` may become `admission`.
-//! - *k beyond the set* is a rebuild with k as its target. Afterwards the target is m again, and the next compaction shrinks
-//!   the set; until then such reads need no scan.
+//!   it fell through `certification`, also if its rise was never counted: it is a lower bound.
+//! - *Compaction*, when the set has twice its target m. If the m-th best member is not below `admission`, its pair
+//!   becomes `admission`, and `certification` too if that was lower (also during a rebuild, or else the next step
+//!   would drop keys that A vouches for). Then, and only then, all members below `admission` are dropped. What is
+//!   dropped is below `admission` ≤ `certification`: A and B. Raising a boundary makes A and B weaker; the order of
+//!   the two steps matters only for readers in between, when compaction is sliced. At least m members go, so it costs
+//!   O(1) an admission.
+//! - *Rebuild*, when too few members are certified. `admission` falls to minus infinity, which admits everything, and
+//!   the cursor to the first position, so B says nothing; `certification` stays, so A still holds, and what it
+//!   certifies can be answered meanwhile. Each step visits a page and admits what is not below `admission`;
+//!   compaction raises that again as the set fills, after which nearly every visit is one failed compare. Positions
+//!   never change and pages only split, so every key is on one side of the cursor for good. At the end B covers the
+//!   whole table, so `certification` may become `admission`.
+//! - *k beyond the set* is a rebuild with k as its target. Afterwards the target is m again, and the next compaction
+//!   shrinks the set; until then such reads need no scan.
 //!
-//! **Counts that only rise** keep every member certified: `certified` changes only when compaction sets it to m, and
-//! each read of k ≤ m is answered without a scan for ever.
+//! **Counts that only rise** never need a rebuild: compaction leaves m members that are not below `certification`, none
+//! of them falls, and each read of k ≤ m is answered from the set for ever.
 //!
-//! **Ties.** A boundary without its key would fail on a million keys of count 1: "above the boundary's count" would certify
-//! nothing, "at least the boundary's count" would certify the wrong keys.
+//! **Ties.** A boundary without its key would fail on a million keys of count 1: "above the boundary's count" would
+//! certify nothing, "at least the boundary's count" would certify the wrong keys.
 
 use std::cmp::Ordering;
 
@@ -135,7 +139,8 @@ impl CandidateSet {
         }
     }
 
-    /// The count below which no key is admitted: what the hot path compares with before it calls [`CandidateSet::consider`].
+    /// The count below which no key is admitted: what the hot path compares with before it calls
+    /// [`CandidateSet::consider`].
     pub(super) fn admission_count(&self) -> i64 {
         self.admission.count
     }
@@ -177,8 +182,8 @@ impl CandidateSet {
     /// The `k` highest keys, or all if there are fewer. Scans the table if the set cannot vouch for them.
     pub(super) fn top(&mut self, table: &mut Table, k: usize) -> Top {
         let k = usize::try_from(table.len()).map_or(k, |len| k.min(len));
-        // At most two rounds: lowered counts may leave a rebuild that was already running short of k, but one that runs
-        // from start to end within this call admits or keeps at least min(k, len) keys, none of them below its boundary.
+        // At most two rounds. A rebuild that was already running may end short of k: it aimed lower, or counts fell on
+        // its way. One that runs from start to end within this call leaves at least k members, none below its boundary.
         while self.recount(table) < k {
             self.rebuild_for(table, k);
         }
@@ -213,8 +218,7 @@ impl CandidateSet {
     }
 
     fn rebuild_for(&mut self, table: &mut Table, k: usize) {
-        let joins = self.rebuild.is_some() && self.target >= k;
-        if !joins {
+        if self.rebuild.is_none() {
             self.begin_rebuild(k.max(self.candidates));
         }
         while self.rebuild.is_some() {
@@ -289,18 +293,20 @@ impl CandidateSet {
 
     /// Resolves every member, in no particular order.
     fn gather(&mut self, table: &Table) {
+        let candidate = |place| Candidate { count: table.entry(place).count, place };
+        let mut shared = Vec::new();
         self.gathered.clear();
-        let mut shared = false;
         for &hash in &self.members {
-            let resolved = self.gathered.len();
-            self.gathered.extend(table.members(hash).map(|place| Candidate { count: table.entry(place).count, place }));
-            shared |= self.gathered.len() != resolved + 1;
+            let mut places = table.members(hash);
+            match (places.next(), places.next()) {
+                (Some(place), None) => self.gathered.push(candidate(place)),
+                _ => shared.push(hash),
+            }
         }
-        if shared {
-            // A hash of n members is in the list n times, and found each of them every time.
-            self.gathered.sort_unstable_by_key(|candidate| candidate.place);
-            self.gathered.dedup_by_key(|candidate| candidate.place);
-        }
+        // A hash of n members is in the list n times; it is resolved once.
+        shared.sort_unstable();
+        shared.dedup();
+        self.gathered.extend(shared.into_iter().flat_map(|hash| table.members(hash)).map(candidate));
         debug_assert_eq!(self.gathered.len(), self.members.len(), "every member is flagged, and nothing else");
     }
 

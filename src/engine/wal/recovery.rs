@@ -165,7 +165,12 @@ impl Reader<'_> {
         let Some(newest) = used.last() else {
             if opened_before {
                 let what = "no segment holds anything, although this store has been used".to_string();
-                return Err(RecoveryError { case: Case::LogMissing, file: "the log's directory".into(), offset: 0, what });
+                return Err(RecoveryError {
+                    case: Case::LogMissing,
+                    file: "the log's directory".into(),
+                    offset: 0,
+                    what,
+                });
             }
             self.remove(&remove)?;
             return Ok(Recovered {
@@ -200,7 +205,8 @@ impl Reader<'_> {
         for file in files {
             if let Some(epoch) = parse_segment_file_name(&file.name) {
                 if file.bytes != self.config.segment_bytes {
-                    let what = format!("the file has {} bytes, segments have {}", file.bytes, self.config.segment_bytes);
+                    let what =
+                        format!("the file has {} bytes, segments have {}", file.bytes, self.config.segment_bytes);
                     return Err(refusal(Case::WrongSize, epoch, file.bytes, what));
                 }
                 epochs.push(epoch);
@@ -515,7 +521,9 @@ fn parse_record(header: &RecordHeader, payload: &[u8]) -> Result<Record, &'stati
             Ok(Record::HardState { shard, term, vote: ReplicaId(u64::from_le_bytes(vote)), commit })
         }
         RecordKind::Entry => Ok(Record::Entry { shard, term, index, commit, payload: Rc::new(payload.to_vec()) }),
-        RecordKind::WriteStart | RecordKind::SegmentStart => Err("a record of the log itself stands in the wrong place"),
+        RecordKind::WriteStart | RecordKind::SegmentStart => {
+            Err("a record of the log itself stands in the wrong place")
+        }
     }
 }
 

@@ -141,7 +141,8 @@ fn header_unreadable() {
 #[test]
 fn foreign() {
     let (mut dir, ..) = small_log();
-    let mut recover_as = |identity, config| recover(&mut dir, identity, config, true, &mut |_| Ok(())).unwrap_err().case;
+    let mut recover_as =
+        |identity, config| recover(&mut dir, identity, config, true, &mut |_| Ok(())).unwrap_err().case;
     let other = WalIdentity { cluster: ClusterId(78), ..IDENTITY };
     assert_eq!(recover_as(other, CONFIG), Case::Foreign);
     let larger = WalConfig { segment_bytes: 2 * CONFIG.segment_bytes, ..CONFIG };
@@ -266,7 +267,11 @@ fn every_flipped_byte_is_refused_or_harmless() {
             }
         }
     }
-    assert_eq!(refusals, 3 * (used + WAL_BLOCK_BYTES), "every byte is covered by a checksum, a stamp or a demand for zero");
+    assert_eq!(
+        refusals,
+        3 * (used + WAL_BLOCK_BYTES),
+        "every byte is covered by a checksum, a stamp or a demand for zero"
+    );
 }
 
 #[test]

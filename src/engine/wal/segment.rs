@@ -135,7 +135,8 @@ impl SegmentHeader {
             .chunks_exact(GROUP_BYTES)
             .map(|group| {
                 let number = |place: usize| u64_at(group, place * 8);
-                let shard = u32::try_from(number(0)).map_err(|_| "a shard number of the segment header is too large")?;
+                let shard =
+                    u32::try_from(number(0)).map_err(|_| "a shard number of the segment header is too large")?;
                 let state = GroupState {
                     term: Term(number(1)),
                     vote: ReplicaId(number(2)),

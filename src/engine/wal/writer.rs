@@ -46,14 +46,20 @@ pub struct Wal {
     previous: SegmentEnd,
     /// Published segments that hold records still needed, oldest first, the current one last.
     segments: VecDeque<UsedSegment>,
+    /// First segment of this process. Files of processes before it are never used again, only removed: a write that
+    /// was under way when such a process died may still land in them.
+    first_own: SegmentEpoch,
     /// Segments no longer needed, whose files can be used again.
     freed: VecDeque<SegmentEpoch>,
+    /// Segments no longer needed, to be removed.
+    doomed: VecDeque<SegmentEpoch>,
     /// Records at or below this position are no longer needed.
     released: Lsn,
     prepared: VecDeque<SegmentEpoch>,
     next_epoch: SegmentEpoch,
     preparation: Preparation,
     write: Option<WriteUnderWay>,
+    has_durable_segment: bool,
     /// Operations decided on and not yet taken by the shell.
     outbox: Vec<DiskOp>,
     next_op: u64,
@@ -90,10 +96,18 @@ struct WriteUnderWay {
 #[derive(Debug, PartialEq, Eq)]
 enum Preparation {
     Idle,
-    Step { op: DiskOpId, epoch: SegmentEpoch, step: Step },
-    Removing { op: DiskOpId },
+    Step {
+        op: DiskOpId,
+        epoch: SegmentEpoch,
+        step: Step,
+    },
+    Removing {
+        op: DiskOpId,
+    },
     /// The disk was full.
-    Waiting { until: Micros },
+    Waiting {
+        until: Micros,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,17 +135,16 @@ impl Wal {
             groups: recovered.groups.clone(),
             current: None,
             previous: recovered.end,
-            segments: recovered
-                .segments
-                .iter()
-                .map(|&(epoch, end)| UsedSegment { epoch, end })
-                .collect(),
+            segments: recovered.segments.iter().map(|&(epoch, end)| UsedSegment { epoch, end }).collect(),
+            first_own: recovered.end.epoch.next(),
             freed: VecDeque::new(),
+            doomed: VecDeque::new(),
             released: Lsn(0),
             prepared: VecDeque::new(),
             next_epoch: recovered.end.epoch.next(),
             preparation: Preparation::Idle,
             write: None,
+            has_durable_segment: !recovered.segments.is_empty(),
             outbox: Vec::new(),
             next_op: 0,
             latched: None,
@@ -179,8 +192,15 @@ impl Wal {
         // and the end of a segment is left empty if the next write does not fit.
         let stream = (self.pending_bytes + bytes) as u64;
         let writes = stream / (self.config.write_bytes_max as u64 / 2) + 1;
-        let needed = stream + stream / 64 + writes * 2 * WAL_BLOCK_BYTES as u64 + 2 * self.config.write_bytes_max as u64;
+        let needed =
+            stream + stream / 64 + writes * 2 * WAL_BLOCK_BYTES as u64 + 2 * self.config.write_bytes_max as u64;
         self.latched.is_none() && needed <= current + reachable
+    }
+
+    /// Whether a segment of this log, with its header, is durable.
+    #[must_use]
+    pub fn has_durable_segment(&self) -> bool {
+        self.has_durable_segment
     }
 
     /// Whether the disk was full when a segment was last to be prepared.
@@ -215,7 +235,7 @@ impl Wal {
     /// Segment files that exist, prepared and freed ones included.
     #[must_use]
     pub fn segment_files(&self) -> usize {
-        self.segments.len() + self.prepared.len() + self.freed.len()
+        self.segments.len() + self.prepared.len() + self.freed.len() + self.doomed.len()
     }
 
     /// Bytes of a segment file.
@@ -267,8 +287,11 @@ impl Wal {
         }
         self.durable = write.end;
         if let Some(oldest) = write.frees_below {
-            while self.segments.front().is_some_and(|segment| segment.epoch < oldest) {
-                self.freed.extend(self.segments.pop_front().map(|segment| segment.epoch));
+            self.has_durable_segment = true;
+            while let Some(segment) = self.segments.pop_front_if(|segment| segment.epoch < oldest) {
+                let reusable = segment.epoch >= self.first_own && self.freed.len() < WAL_SEGMENTS_AHEAD;
+                let queue = if reusable { &mut self.freed } else { &mut self.doomed };
+                queue.push_back(segment.epoch);
             }
         }
     }
@@ -340,9 +363,7 @@ impl Wal {
             let epoch = self.next_epoch;
             let recycle = self.freed.pop_front();
             self.prepare(epoch, Step::Zero, DiskAction::Zero { epoch, recycle, bytes: self.config.segment_bytes });
-        } else if self.freed.len() > WAL_SEGMENTS_AHEAD
-            && let Some(epoch) = self.freed.pop_front()
-        {
+        } else if let Some(epoch) = self.doomed.pop_front() {
             let op = self.push_op(DiskAction::Remove { epoch });
             self.preparation = Preparation::Removing { op };
         }

@@ -123,6 +123,36 @@ fn released_segments_are_recycled_and_votes_survive_them() {
     assert_eq!(records.len() as u64, busy.last - base.0, "the log goes on exactly where its header says");
 }
 
+/// Found by the simulator (seed 281 of its first version): a segment that held nothing when its process died was
+/// recycled by the next one, and a write that had been under way landed in it.
+#[test]
+fn files_of_a_dead_process_are_removed_and_never_used_again() {
+    let (mut dir, mut wal) = fresh();
+    let mut shard = shard(1);
+    wal.append(shard.hard_state(1));
+    dir.drive(&mut wal, NOW);
+    let (mut wal, _) = dir.open();
+    let mut ops = Vec::new();
+    let mut removed = Vec::new();
+    for _ in 0..200 {
+        let lsn = wal.append(shard.entry(1, 3_000));
+        for _ in 0..8 {
+            wal.take_ops(NOW, &mut ops);
+            for op in ops.drain(..) {
+                match op.action {
+                    DiskAction::Zero { recycle: Some(old), .. } => assert!(old > SegmentEpoch(1)),
+                    DiskAction::Remove { epoch } => removed.push(epoch),
+                    _ => {}
+                }
+                let (result, buffer) = dir.perform(op.action);
+                wal.done(NOW, DiskDone { id: op.id, result, buffer });
+            }
+        }
+        wal.release(lsn.min(wal.durable()), &[]);
+    }
+    assert_eq!(removed, [SegmentEpoch(1)]);
+}
+
 #[test]
 fn unreleased_segments_are_kept() {
     let (mut dir, mut wal) = fresh();

@@ -61,6 +61,30 @@ pub struct IncrementReply {
     pub values: Vec<i64>,
 }
 
+impl IncrementReply {
+    /// What became of the increment at a place of the request. A code this version does not know becomes `Unknown`:
+    /// it may mean that something was applied.
+    #[must_use]
+    pub fn outcome(&self, position: usize) -> ErrorCode {
+        match self.outcomes.get(position) {
+            Some(&number) => ErrorCode::from_u8(number).unwrap_or(ErrorCode::Unknown),
+            None => ErrorCode::Ok,
+        }
+    }
+
+    /// Number of increments that were answered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(|part| part.keys as usize).sum()
+    }
+
+    /// Whether no increment was answered. Never true in an answer to a request.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// Answers a batch of keys to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GetReply {

@@ -1,2 +1,51 @@
-//! To be written.
-fn main() {}
+//! `cargo xtask`: the chores of this repository, one file a command.
+//!
+//! - [`check`]: everything a change must pass. The same on a developer's machine and in `.ci/run`.
+//! - [`codegen`]: makes the committed Rust code from the schema.
+//!
+//! All commands run other programs in the root of the repository and show what they run; [`process`] is how.
+
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a tool that runs programs and edits files")]
+
+mod check;
+mod codegen;
+mod guards;
+mod process;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The chores of this repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Flags {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Check(check::Flags),
+    Codegen(codegen::Flags),
+}
+
+fn main() -> ExitCode {
+    match run(Flags::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    std::env::set_current_dir(&root).with_context(|| format!("cannot work in {}", root.display()))?;
+    match command {
+        Command::Check(flags) => check::run(&flags),
+        Command::Codegen(flags) => codegen::run(&flags),
+    }
+}

@@ -1,0 +1,164 @@
+//! The command line's arguments.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use dkc::limits::TOP_KEYS_MAX;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What the exit codes mean, as the help shows it.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  some input was skipped, or another failure
+  2  wrong usage
+  3  no server could be reached
+  4  refused by the server; what was refused was not applied
+  5  unknown outcome: sent but not answered, so it may have been applied
+
+Keys:
+  Any 1 to 1,024 bytes. In text and CSV, a byte that is not part of printable UTF-8 is shown as \\xNN and a backslash
+  as \\\\; with --escaped, keys given as arguments are read the same way. In JSON, a key that is not UTF-8 is
+  `key_base64` instead of `key`.";
+
+/// Command line for a DistributedKeyCounter cluster.
+#[derive(Debug, Parser)]
+#[command(name = "dkc", version, after_help = EXIT_CODES)]
+pub(crate) struct Args {
+    /// Servers to try, in this order
+    #[arg(
+        long,
+        global = true,
+        env = "DKC_ENDPOINTS",
+        value_name = "HOST:PORT,...",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7400"
+    )]
+    pub(crate) endpoints: Vec<String>,
+
+    /// How results are printed
+    #[arg(short = 'o', long, global = true, value_enum, default_value_t = Format::Text)]
+    pub(crate) output: Format,
+
+    /// How long to wait for a connection, and for each answer
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = parse_timeout, default_value = "15")]
+    pub(crate) timeout: Duration,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people: a bare number for one key, else a line `key<TAB>count` for each
+    Text,
+    /// One line: an object for one key, an array of objects for several
+    Json,
+    /// A line `key,count` for each key, without a header (RFC 4180)
+    Csv,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Add DELTA to the count of KEY, and print the new count
+    ///
+    /// Sent once and never again: if no answer comes, the exit code is 5.
+    Incr {
+        key: OsString,
+        /// What to add; negative numbers subtract, 0 creates the key
+        #[arg(default_value_t = 1, allow_negative_numbers = true)]
+        delta: i64,
+        /// KEY contains escapes: \xNN, \\
+        #[arg(long)]
+        escaped: bool,
+    },
+    /// Print the counts of keys; 0 for a key that does not exist (JSON: "found" is false)
+    Get {
+        #[arg(required = true, value_name = "KEY")]
+        keys: Vec<OsString>,
+        /// The keys contain escapes: \xNN, \\
+        #[arg(long)]
+        escaped: bool,
+    },
+    /// Print the keys with the highest counts, highest first, equal counts by key
+    Top {
+        /// How many keys
+        #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=TOP_KEYS_MAX as i64))]
+        k: u32,
+    },
+    /// Count the lines or words of files, or of standard input: each occurrence adds 1 to its key
+    ///
+    /// Each line without its newline is a key; empty lines are skipped. Keys over 1,024 bytes are reported by their
+    /// line number and skipped. Prints nothing to standard output; totals go to standard error.
+    Count(CountArgs),
+    /// Print what the server is doing (CSV: one line for each shard: node, store, shard, role, term, last, committed
+    /// and applied index, keys, bytes of memory)
+    Status,
+}
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct CountArgs {
+    /// Count maximal runs of ASCII letters, in the case they have, instead of lines
+    #[arg(long)]
+    pub(crate) words: bool,
+    /// Files to read; `-`, or none: standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// An argument that clap cannot check.
+#[derive(Debug)]
+pub(crate) struct UsageError(pub(crate) String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    const RANGE: &str = "a number of seconds from 0.001 to 86400 is expected";
+    let seconds: f64 = text.parse().map_err(|_| RANGE.to_owned())?;
+    if !(0.001..=86_400.0).contains(&seconds) {
+        return Err(RANGE.to_owned());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn deltas_may_be_negative() {
+        let args = Args::parse_from(["dkc", "incr", "k", "-5"]);
+        assert!(matches!(args.command, Command::Incr { delta: -5, .. }));
+        let args = Args::parse_from(["dkc", "incr", "k", "-9223372036854775808", "-o", "json"]);
+        assert!(matches!(args.command, Command::Incr { delta: i64::MIN, .. }));
+        let args = Args::parse_from(["dkc", "incr", "k"]);
+        assert!(matches!(args.command, Command::Incr { delta: 1, .. }));
+        assert!(Args::try_parse_from(["dkc", "incr", "k", "9223372036854775808"]).is_err());
+    }
+
+    #[test]
+    fn options_are_checked() {
+        let args = Args::parse_from(["dkc", "top", "-k", "100", "--endpoints", "a:1,b:2", "--timeout", "0.5"]);
+        assert_eq!(args.endpoints, ["a:1", "b:2"]);
+        assert_eq!(args.timeout, Duration::from_millis(500));
+        for bad in [["top", "-k", "0"], ["top", "-k", "10001"], ["top", "--timeout", "0"], ["top", "--timeout", "NaN"]]
+        {
+            assert!(Args::try_parse_from(["dkc"].iter().chain(&bad)).is_err(), "{bad:?}");
+        }
+        assert!(Args::try_parse_from(["dkc", "get"]).is_err());
+    }
+}

@@ -1,0 +1,222 @@
+//! The command line against a server of a few lines: what is printed, and with which exit code.
+
+use dkc::engine::part::PackedKeys;
+use dkc::error::ErrorCode;
+use dkc::limits::REQUEST_BYTES_MAX;
+use dkc::wire::client::{Encoder, GetReply, IncrementReply, Part, Request, Status, TopKReply, Welcome, decode_request};
+use dkc::wire::frame::{Decoder, Frame};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Command, Output, Stdio};
+
+type Counts = BTreeMap<Vec<u8>, i64>;
+
+/// Serves connections, one after another, until the test ends; returns the endpoint.
+/// A request with the key `hangup` is not answered: the connection ends. The key `full` is refused.
+fn serve() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let endpoint = listener.local_addr().expect("bound").to_string();
+    std::thread::spawn(move || {
+        let mut counts = Counts::new();
+        for stream in listener.incoming() {
+            converse(stream.expect("a client"), &mut counts);
+        }
+    });
+    endpoint
+}
+
+fn converse(mut stream: TcpStream, counts: &mut Counts) {
+    let mut encoder = Encoder::new();
+    let mut decoder = Decoder::new(REQUEST_BYTES_MAX);
+    loop {
+        let length = stream.read(decoder.space(1 << 16)).unwrap_or(0);
+        if length == 0 {
+            return;
+        }
+        decoder.filled(length);
+        while let Some(Frame { kind, request_id, payload }) = decoder.next_frame().expect("intact") {
+            let request = decode_request(kind, payload).expect("valid");
+            let mut out = Vec::new();
+            if !answer(&request, counts, &mut encoder, &mut out, request_id) || stream.write_all(&out).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Answers a request; returns false to end the connection instead.
+fn answer(request: &Request<'_>, counts: &mut Counts, encoder: &mut Encoder, out: &mut Vec<u8>, id: u64) -> bool {
+    let part = |keys: usize| vec![Part { keys: keys as u32, ..Part::default() }];
+    match request {
+        Request::Hello(_) => {
+            let welcome = Welcome { protocol: 1, ..Welcome::default() };
+            encoder.welcome(out, id, &welcome);
+        }
+        Request::Increment(request) => {
+            let mut reply = IncrementReply { parts: part(request.keys.len()), ..IncrementReply::default() };
+            for (key, delta) in request.keys.iter().zip(request.deltas()) {
+                let outcome = if key == b"full" { ErrorCode::DiskFull } else { ErrorCode::Ok };
+                if key == b"hangup" {
+                    return false;
+                } else if outcome == ErrorCode::Ok {
+                    *counts.entry(key.to_vec()).or_default() += delta;
+                }
+                reply.outcomes.push(outcome as u8);
+                if request.want_values {
+                    reply.values.push(counts.get(key).copied().unwrap_or(0));
+                }
+            }
+            encoder.increment_reply(out, id, &reply);
+        }
+        Request::Get(request) => {
+            let found: Vec<_> = request.keys.iter().map(|key| counts.get(key).copied()).collect();
+            let reply = GetReply {
+                parts: part(found.len()),
+                order: vec![],
+                counts: found.iter().map(|count| count.unwrap_or(0)).collect(),
+                found: found.iter().map(|count| count.is_some().into()).collect(),
+            };
+            encoder.get_reply(out, id, &reply);
+        }
+        Request::TopK { k } => {
+            let mut sorted: Vec<_> = counts.iter().collect();
+            sorted.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+            sorted.truncate(*k as usize);
+            let mut keys = PackedKeys::default();
+            sorted.iter().for_each(|(key, _)| keys.push(key));
+            let counts: Vec<i64> = sorted.iter().map(|(_, count)| **count).collect();
+            let reply = TopKReply { parts: part(counts.len()), keys, counts };
+            encoder.top_k_reply(out, id, &reply);
+        }
+        Request::Status => {
+            let status = Status { server_version: "9.8.7".to_owned(), ..Status::default() };
+            encoder.status_reply(out, id, &status);
+        }
+    }
+    true
+}
+
+fn dkc_with_input<A: AsRef<OsStr>>(endpoint: &str, args: &[A], input: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dkc"))
+        .args(args)
+        .env("DKC_ENDPOINTS", endpoint)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    // A tool that has stopped early closes its end; what it says is checked by the caller.
+    let _ = child.stdin.take().expect("piped").write_all(input);
+    child.wait_with_output().expect("the binary ends")
+}
+
+fn dkc(endpoint: &str, args: &[&str]) -> Output {
+    dkc_with_input(endpoint, args, b"")
+}
+
+/// Standard output of a call that succeeds and has nothing to say.
+fn printed(endpoint: &str, args: &[&str]) -> String {
+    let output = dkc(endpoint, args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.is_empty(), "{args:?}: {stderr}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[track_caller]
+fn assert_fails(output: &Output, code: i32, said: &str) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert!(stderr.contains(said), "{stderr}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn keys_are_incremented_and_read() {
+    let endpoint = serve();
+    assert_eq!(printed(&endpoint, &["incr", "apples"]), "1\n");
+    assert_eq!(printed(&endpoint, &["incr", "apples", "-5"]), "-4\n");
+    assert_eq!(printed(&endpoint, &["incr", "--escaped", "\\xff", "7", "-o", "csv"]), "\\xff,7\n");
+    assert_eq!(printed(&endpoint, &["get", "apples"]), "-4\n");
+    assert_eq!(printed(&endpoint, &["get", "pears"]), "0\n");
+    assert_eq!(printed(&endpoint, &["get", "apples", "pears"]), "apples\t-4\npears\t0\n");
+    assert_eq!(
+        printed(&endpoint, &["get", "pears", "-o", "json"]),
+        "{\"count\":0,\"found\":false,\"key\":\"pears\"}\n"
+    );
+    assert_eq!(printed(&endpoint, &["top", "-k", "1", "-o", "csv"]), "\\xff,7\n");
+    assert_eq!(printed(&endpoint, &["top"]), "\\xff\t7\napples\t-4\n");
+    assert!(printed(&endpoint, &["status"]).contains("version 9.8.7"));
+    let raw = [OsStr::new("get"), OsStr::from_bytes(b"\xff")];
+    assert_eq!(dkc_with_input(&endpoint, &raw, b"").stdout, b"7\n");
+}
+
+#[test]
+fn text_is_counted_across_batches() {
+    let endpoint = serve();
+    let text = "to be, or not\nTo be!\n".repeat(3_000);
+    let output = dkc_with_input(&endpoint, &["count", "--words"], text.as_bytes());
+    assert_eq!(output.status.code(), Some(0));
+    let totals = String::from_utf8(output.stderr).expect("text");
+    assert!(totals.starts_with("dkc: 18,000 keys counted, ") && totals.lines().count() == 1, "{totals}");
+    assert_eq!(printed(&endpoint, &["top", "-o", "csv"]), "be,6000\nTo,3000\nnot,3000\nor,3000\nto,3000\n");
+}
+
+#[test]
+fn skipped_input_is_reported_and_the_rest_is_counted() {
+    let endpoint = serve();
+    let text = format!("a\n{}\n\nb\n", "k".repeat(1_025));
+    let output = dkc_with_input(&endpoint, &["count", "-", "/nonexistent"], text.as_bytes());
+    assert_fails(&output, 1, "-, line 2: a key of over 1024 bytes is skipped");
+    assert_fails(&output, 1, "/nonexistent: No such file");
+    assert_fails(&output, 1, "2 keys counted");
+    assert_eq!(printed(&endpoint, &["get", "a", "b"]), "a\t1\nb\t1\n");
+}
+
+#[test]
+fn a_broken_connection_leaves_what_was_not_answered_unknown() {
+    let endpoint = serve();
+    assert_fails(&dkc(&endpoint, &["incr", "hangup"]), 5, "may have been applied");
+    // The second batch is answered with silence, so only the first is acknowledged.
+    let text = format!("{}hangup\n{}", "a\n".repeat(4_096), "b\n".repeat(4_095));
+    let output = dkc_with_input(&endpoint, &["count"], text.as_bytes());
+    assert_fails(&output, 5, "4,096 keys counted");
+    assert_fails(&output, 5, "4,096 increments are unknown");
+}
+
+#[test]
+fn refusals_are_counted_and_stop_the_counting() {
+    let endpoint = serve();
+    assert_fails(&dkc(&endpoint, &["incr", "full"]), 4, "DiskFull");
+    let output = dkc_with_input(&endpoint, &["count"], b"a\nfull\nfull\nb\n");
+    assert_fails(&output, 4, "2 keys counted");
+    assert_fails(&output, 4, "2 increments were refused");
+}
+
+#[test]
+fn wrong_usage_and_missing_servers_have_codes_of_their_own() {
+    // A privileged port that no service of today uses.
+    let deserted = "127.0.0.1:1";
+    assert_fails(&dkc(deserted, &["get", "a"]), 3, deserted);
+    assert_fails(&dkc(deserted, &["get"]), 2, "Usage");
+    assert_fails(&dkc(deserted, &["incr", "a", "much"]), 2, "DELTA");
+    assert_fails(&dkc(deserted, &["get", "--escaped", "\\n"]), 2, "backslash");
+    assert_fails(&dkc(deserted, &["get", ""]), 2, "at least one byte");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let endpoint = serve();
+    dkc_with_input(&endpoint, &["count"], b"a\nb\n");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dkc"))
+        .args(["top", "--endpoints", &endpoint])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("the binary ends");
+    assert!(output.status.success() && output.stderr.is_empty());
+}
