@@ -43,8 +43,7 @@ pub struct Alarm {
 
 impl Alarm {
     /// Makes sure that the alarm rings at the deadline at the latest.
-    pub fn set(&mut self, now: Micros, deadline: Option<Micros>) {
-        let Some(deadline) = deadline else { return };
+    pub fn set(&mut self, now: Micros, deadline: Micros) {
         if self.armed.as_ref().is_none_or(|(armed, _)| deadline < *armed) {
             let ahead = Duration::from_micros(deadline.0.saturating_sub(now.0)).min(AHEAD_MAX);
             self.armed = Some((now.plus(ahead.as_micros() as u64), Timer::new(ahead)));
@@ -72,10 +71,9 @@ mod tests {
         executor.run(async {
             let clock = Clock::start();
             let mut alarm = Alarm::default();
-            alarm.set(clock.now(), Some(Micros(u64::MAX)));
-            alarm.set(clock.now(), Some(clock.now().plus(2_000)));
-            alarm.set(clock.now(), Some(clock.now().plus(60_000_000)));
-            alarm.set(clock.now(), None);
+            alarm.set(clock.now(), Micros(u64::MAX));
+            alarm.set(clock.now(), clock.now().plus(2_000));
+            alarm.set(clock.now(), clock.now().plus(60_000_000));
             let before = clock.now();
             poll_fn(|context| alarm.poll(context)).await;
             assert!(clock.now() > before, "time passes");

@@ -27,6 +27,7 @@ use crate::engine::part::{PartAnswer, PartReply, PartRequest};
 use crate::engine::store::Store;
 use crate::error::ErrorCode;
 use crate::ids::{Micros, StoreId};
+use crate::limits::{HEARTBEAT_MICROS_MAX, HEARTBEAT_MICROS_MIN};
 
 /// Everything a store has, on the thread that owns it.
 pub struct Driver {
@@ -63,6 +64,8 @@ struct Progress {
     alarm: Alarm,
     store_deadline: Option<Micros>,
     gateway_deadline: Option<Micros>,
+    /// Time until the driver looks again although nothing rang; see `executors`.
+    heartbeat_micros: u64,
     disk_done: Vec<DiskDone>,
     accepting: Option<Task<()>>,
     reported_ready: bool,
@@ -89,6 +92,7 @@ impl Driver {
         let mut allowance = Allowance::of_a_turn();
         // Before clients: a finished write is what most of them wait for, and its successor can leave this turn.
         self.disk.reap(&mut progress.disk_done);
+        let found_something = !(progress.disk_done.is_empty() && self.inbox.is_empty());
         for done in progress.disk_done.drain(..) {
             self.store.step(now, Input::Disk(done));
         }
@@ -104,7 +108,13 @@ impl Driver {
         }
         self.settle(now, progress);
         self.clients.flush(&mut self.gateway);
-        progress.alarm.set(now, earliest(progress.store_deadline, progress.gateway_deadline));
+        progress.heartbeat_micros = match found_something {
+            true => HEARTBEAT_MICROS_MIN,
+            false => (progress.heartbeat_micros * 2).min(HEARTBEAT_MICROS_MAX),
+        };
+        let heartbeat = now.plus(progress.heartbeat_micros);
+        let deadlines = [progress.store_deadline, progress.gateway_deadline];
+        progress.alarm.set(now, deadlines.into_iter().flatten().fold(heartbeat, Micros::min));
         self.report(progress);
     }
 
@@ -265,8 +275,4 @@ impl Driver {
             logs::fatal(format, id, &format!("cannot wait for the disk: {error}"));
         })
     }
-}
-
-fn earliest(a: Option<Micros>, b: Option<Micros>) -> Option<Micros> {
-    a.into_iter().chain(b).min()
 }

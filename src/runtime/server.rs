@@ -86,7 +86,7 @@ pub fn run(config: &Config) -> Result<(), ServeError> {
     let _lock = DirectoryLock::acquire(&config.data_dir)?;
     let (mut node, is_new) = Node::open_or_format(&config.data_dir, config.shape)?;
     checks::run(node.shape.stores)?;
-    let listeners = net::bind(config.listen, node.shape.stores, Duration::from_micros(LISTEN_WAIT_MICROS_MAX))?;
+    let listeners = net::bind(config.listen, node.shape.stores, LISTEN_WAIT_MICROS_MAX)?;
     let addresses = bound_addresses(&listeners)?;
 
     let mut server = Server {

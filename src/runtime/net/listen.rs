@@ -4,14 +4,16 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 
+use crate::ids::Micros;
 use crate::limits::{
     ACCEPT_RETRY_MICROS, KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, LISTEN_BACKLOG, SEND_STALL_SECONDS_MAX,
 };
+use crate::runtime::clock::Clock;
 use crate::runtime::executors::cede;
 use crate::runtime::inbox::{Inbox, Source};
 
@@ -30,24 +32,25 @@ pub enum ListenError {
 }
 
 /// Binds a socket for each store: `listen` and the ports after it, or any free ports if its port is 0. A port in use is tried
-/// again until `wait` is over: it may be that of a server that was killed a moment ago.
+/// again for `wait_micros`: it may be that of a server that was killed a moment ago.
 ///
 /// # Errors
 /// If one of the ports cannot be had; then none is kept.
-pub fn bind(listen: SocketAddr, stores: u16, wait: Duration) -> Result<Vec<TcpListener>, ListenError> {
-    let deadline = Instant::now() + wait;
+pub fn bind(listen: SocketAddr, stores: u16, wait_micros: u64) -> Result<Vec<TcpListener>, ListenError> {
+    let clock = Clock::start();
+    let waiting = || clock.now() < Micros(wait_micros);
     let address_of = |store: u16| {
         let port = if listen.port() == 0 { 0 } else { u32::from(listen.port()) + u32::from(store) };
         let existing = u16::try_from(port).map_err(|_| ListenError::NoSuchPort { store, port })?;
         Ok(SocketAddr::new(listen.ip(), existing))
     };
-    (0..stores).map(|store| bind_one(address_of(store)?, deadline)).collect()
+    (0..stores).map(|store| bind_one(address_of(store)?, waiting)).collect()
 }
 
-fn bind_one(address: SocketAddr, deadline: Instant) -> Result<TcpListener, ListenError> {
+fn bind_one(address: SocketAddr, waiting: impl Fn() -> bool) -> Result<TcpListener, ListenError> {
     let bound = loop {
         match listening_socket(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && waiting() => {
                 std::thread::sleep(LISTEN_RETRY);
             }
             bound => break bound,
@@ -118,17 +121,17 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_refused_and_not_shared() {
-        let first = bind(loopback(0), 1, Duration::ZERO).expect("a free port");
+        let first = bind(loopback(0), 1, 0).expect("a free port");
         let address = first[0].local_addr().expect("bound");
-        let error = bind(address, 1, Duration::ZERO).expect_err("in use");
+        let error = bind(address, 1, 0).expect_err("in use");
         assert!(matches!(error, ListenError::InUse(in_use) if in_use == address), "{error}");
         drop(first);
-        bind(address, 1, Duration::ZERO).expect("free again");
+        bind(address, 1, 0).expect("free again");
     }
 
     #[test]
     fn every_store_has_a_port_of_its_own() {
-        let listeners = bind(loopback(0), 3, Duration::ZERO).expect("free ports");
+        let listeners = bind(loopback(0), 3, 0).expect("free ports");
         let mut ports: Vec<_> = listeners.iter().map(|l| l.local_addr().expect("bound").port()).collect();
         ports.sort_unstable();
         ports.dedup();
@@ -137,20 +140,19 @@ mod tests {
 
     #[test]
     fn ports_end_at_65535() {
-        let error = bind(loopback(u16::MAX), 2, Duration::ZERO).expect_err("there is no such port");
+        let error = bind(loopback(u16::MAX), 2, 0).expect_err("there is no such port");
         assert!(matches!(error, ListenError::NoSuchPort { store: 1, port: 65_536 } | ListenError::InUse(_)), "{error}");
     }
 
     #[test]
     fn foreign_addresses_are_named() {
-        let error =
-            bind(SocketAddr::from(([192, 0, 2, 1], 7_400)), 1, Duration::ZERO).expect_err("a documentation address");
+        let error = bind(SocketAddr::from(([192, 0, 2, 1], 7_400)), 1, 0).expect_err("a documentation address");
         assert!(matches!(error, ListenError::NotOurs(_)), "{error}");
     }
 
     #[test]
     fn connections_inherit_the_options_of_the_listener() {
-        let listener = bind(loopback(0), 1, Duration::ZERO).expect("a free port").pop().expect("one");
+        let listener = bind(loopback(0), 1, 0).expect("a free port").pop().expect("one");
         let _client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
         let (accepted, _) = listener.accept().expect("accepts");
         let accepted = socket2::SockRef::from(&accepted);
