@@ -136,6 +136,9 @@ struct Split {
 
 const NO_PART: u16 = u16::MAX;
 
+/// Deadlines of answered requests that may pile up before they are swept out.
+const DEADLINES_SLACK: usize = 1_024;
+
 impl Split {
     fn keys(&mut self, map: &ClusterMap, keys: &Keys<'_>) {
         self.part_of_place.resize(map.shards.len(), NO_PART);
@@ -293,6 +296,12 @@ impl Gateway {
         self.in_flight
     }
 
+    /// Deadlines kept, those of answered requests included.
+    #[cfg(test)]
+    pub(super) fn deadlines(&self) -> usize {
+        self.deadlines.len()
+    }
+
     /// What is to be done about everything since the last call.
     pub fn take_output(&mut self) -> GatewayOutput {
         // Requests that have been answered leave their deadlines behind.
@@ -424,6 +433,10 @@ impl Gateway {
             self.slots.push(Slot::default());
             self.slots.len() as u32 - 1
         });
+        // One stuck request must not keep the deadlines of all that were answered after it.
+        if self.deadlines.len() > 2 * self.slots.len() + DEADLINES_SLACK {
+            self.deadlines.retain(|&(_, slot, generation)| self.slots[slot as usize].generation == generation);
+        }
         let generation = self.slots[slot as usize].generation;
         self.deadlines.push_back((now.plus(REQUEST_WAIT_MICROS_MAX), slot, generation));
         Ticket { origin: self.config.store, slot, generation, part: 0 }

@@ -27,3 +27,8 @@ mod replica;
 pub mod status;
 pub mod store;
 pub mod wal;
+
+#[cfg(test)]
+mod gateway_tests;
+#[cfg(test)]
+mod store_tests;

@@ -14,15 +14,15 @@ pub(super) const IDENTITY: WalIdentity = WalIdentity { cluster: ClusterId(77), n
 pub(super) const CONFIG: WalConfig = WalConfig { segment_bytes: 64 << 10, write_bytes_max: 8 << 10 };
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct MemoryDir {
-    pub(super) files: BTreeMap<String, Vec<u8>>,
+pub(in crate::engine) struct MemoryDir {
+    pub(in crate::engine) files: BTreeMap<String, Vec<u8>>,
     /// Answer to the next `Zero`.
-    pub(super) full: bool,
+    pub(in crate::engine) full: bool,
     pub(super) hardened: Vec<(SegmentEpoch, u64)>,
 }
 
 impl MemoryDir {
-    pub(super) fn perform(&mut self, action: DiskAction) -> (Result<(), DiskError>, Option<AlignedBuffer>) {
+    pub(in crate::engine) fn perform(&mut self, action: DiskAction) -> (Result<(), DiskError>, Option<AlignedBuffer>) {
         match action {
             DiskAction::Write { epoch, offset, buffer } => {
                 let file = self.file(epoch);

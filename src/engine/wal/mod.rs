@@ -27,7 +27,7 @@ mod segment_dir;
 mod writer;
 
 #[cfg(test)]
-mod memory_dir;
+pub(super) mod memory_dir;
 #[cfg(test)]
 mod recovery_tests;
 #[cfg(test)]
