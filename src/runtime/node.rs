@@ -269,7 +269,8 @@ mod tests {
     use tempfile::{TempDir, tempdir};
 
     const SHAPE: Shape = Shape { stores: 2, shards: 4, segment_bytes: 64 << 20 };
-    const REQUESTED: RequestedShape = RequestedShape { stores: Some(2), shards: Some(4), segment_bytes: Some(64 << 20) };
+    const REQUESTED: RequestedShape =
+        RequestedShape { stores: Some(2), shards: Some(4), segment_bytes: Some(64 << 20) };
     const ANY: RequestedShape = RequestedShape { stores: None, shards: None, segment_bytes: None };
 
     fn formatted() -> (TempDir, Node) {
