@@ -4,6 +4,8 @@
 //! A million keys of 16 bytes; in test mode (`cargo bench -- --test`, `cargo test --benches`) two thousand.
 //! Batches are laid out before the clock starts, with their key bytes in order of use, as a decoded request has them.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a benchmark reads clocks")]
+
 use std::hint::black_box;
 use std::ops::RangeInclusive;
 

@@ -18,6 +18,8 @@
 //!
 //! With `--test`, or when not run by `cargo bench`, everything runs for an instant, so that it cannot rot.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a benchmark reads clocks")]
+
 use std::cell::Cell;
 use std::fmt::Write as _;
 use std::fs::File;

@@ -68,17 +68,29 @@ impl ErrorCode {
     pub fn advice(self) -> &'static str {
         match self {
             ErrorCode::Ok => "no error",
-            ErrorCode::Malformed => "the request does not follow the protocol; the client has a bug or is of another version",
-            ErrorCode::TooLarge => "a key is empty or too long, or a batch, a k or a frame is too large; send less at once",
-            ErrorCode::Unsupported => "the server does not know this request or protocol version; upgrade the older side",
+            ErrorCode::Malformed => {
+                "the request does not follow the protocol; the client has a bug or is of another version"
+            }
+            ErrorCode::TooLarge => {
+                "a key is empty or too long, or a batch, a k or a frame is too large; send less at once"
+            }
+            ErrorCode::Unsupported => {
+                "the server does not know this request or protocol version; upgrade the older side"
+            }
             ErrorCode::Overflow => "the count would leave the range of a signed 64-bit integer; it was not changed",
             ErrorCode::Overloaded => "too much is under way; nothing was applied; try again later",
-            ErrorCode::Unavailable => "the shard has no leader that can commit at the moment; nothing was applied; try again",
-            ErrorCode::MemoryFull => "the configured memory is used up, so no new keys; raise --memory-max or add stores",
+            ErrorCode::Unavailable => {
+                "the shard has no leader that can commit at the moment; nothing was applied; try again"
+            }
+            ErrorCode::MemoryFull => {
+                "the configured memory is used up, so no new keys; raise --memory-max or add stores"
+            }
             ErrorCode::DiskFull => "the log's disk is full; nothing was applied; free space and try again",
             ErrorCode::Unknown => "no answer in time: the increment may have been applied, or may yet be",
             ErrorCode::WrongShard => "the shard does not own the key; fetch the map again",
-            ErrorCode::ShuttingDown => "the server is stopping; nothing was applied; try another node or try again later",
+            ErrorCode::ShuttingDown => {
+                "the server is stopping; nothing was applied; try another node or try again later"
+            }
         }
     }
 }

@@ -6,6 +6,11 @@ use dkc::runtime::config::Config;
 use dkc::runtime::server;
 
 fn main() -> ExitCode {
+    // A panic would end one store's thread and leave the others running. Crash-only: the log is what survives.
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("dkc-server: internal error, stopping: {panic}");
+        std::process::abort();
+    }));
     match server::run(&Config::from_command_line()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

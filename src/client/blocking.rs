@@ -7,6 +7,8 @@
 //! Each call is bounded by the connection's time-out as a whole. After a failure the connection stays failed, but
 //! replies that arrived before can still be received.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a blocking client has sockets and deadlines")]
+
 use super::ClientError;
 use super::batch::{Batch, check_key};
 use super::pipeline::Pipeline;

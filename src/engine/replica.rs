@@ -73,6 +73,8 @@ pub(super) struct Replica {
     proposed: VecDeque<Proposal>,
     /// Bytes of waiting and proposed parts.
     uncommitted_bytes: usize,
+    /// Memory of the machine that the store's total holds.
+    accounted_bytes: u64,
     /// Reused by `apply`.
     outcomes: Vec<Outcome>,
 }
@@ -150,8 +152,15 @@ impl Replica {
             waiting: VecDeque::new(),
             proposed: VecDeque::new(),
             uncommitted_bytes: 0,
+            accounted_bytes: 0,
             outcomes: Vec::new(),
         }
+    }
+
+    /// Brings the store's total of memory up to this replica's present use.
+    pub(super) fn account(&mut self, total: u64) -> u64 {
+        let before = std::mem::replace(&mut self.accounted_bytes, self.machine.memory_bytes());
+        total + self.accounted_bytes - before
     }
 
     /// Whether there is nothing between acceptance and answer.

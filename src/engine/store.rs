@@ -132,7 +132,7 @@ impl Store {
         }
         let mut store = Store {
             wal: Wal::new(identity, config.wal, &recovered),
-            memory_bytes: replicas.iter().map(|replica| replica.machine.memory_bytes()).sum(),
+            memory_bytes: replicas.iter_mut().fold(0, |total, replica| replica.account(total)),
             config,
             replicas,
             gated: VecDeque::new(),
@@ -258,6 +258,7 @@ impl Store {
             }
             PartBody::Get { .. } | PartBody::TopK { .. } | PartBody::Status => {
                 let body = replica.read(self.config.map.routing_seed, &request);
+                self.memory_bytes = replica.account(self.memory_bytes);
                 self.output.replies.push(PartReply { ticket, shard, body });
             }
         }
@@ -290,9 +291,8 @@ impl Store {
 
     fn apply(&mut self, place: usize) {
         let replica = &mut self.replicas[place];
-        let before = replica.machine.memory_bytes();
         let applied = replica.apply_committed(self.config.map.routing_seed, &mut self.output.replies);
-        self.memory_bytes = self.memory_bytes - before + replica.machine.memory_bytes();
+        self.memory_bytes = replica.account(self.memory_bytes);
         if let Err(error) = applied {
             let index = replica.group.applied();
             self.wal.latch(format!("entry {index} of shard {} cannot be applied: {error}", replica.shard));

@@ -96,7 +96,7 @@ pub enum LogFormat {
 /// Without any option it serves on loopback and keeps its data in ./dkc-data, which it creates. Stop it with Ctrl-C:
 /// it finishes what it has accepted; a second Ctrl-C stops it at once, and loses nothing that was acknowledged.
 #[derive(Debug, Parser)]
-#[command(name = "dkc-server", version)]
+#[command(name = "dkc-server", version, args_override_self = true)]
 struct Flags {
     /// Directory of everything durable; created and formatted if it does not exist
     #[arg(long, value_name = "DIR", default_value = "dkc-data")]

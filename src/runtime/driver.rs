@@ -1,7 +1,7 @@
 //! The driver of one store: the loop in which everything happens.
 //!
 //! A turn takes in whatever is ready, up to a limit; steps the engine, which decides; and performs what was decided.
-//! Nothing inside a turn waits. The order in which effects are performed is written once, in [`Driver::settle`].
+//! Nothing inside a turn waits. The order in which effects are performed is written once, in `Driver::settle`.
 
 use std::net::TcpListener;
 use std::rc::Rc;

@@ -20,7 +20,11 @@
 //! A store whose log fails ends the whole process at once ([`logs::fatal`]); so does a panic, which aborts. What was
 //! acknowledged is recovered at the next start; that is the one way back from trouble, and it is used all the time.
 
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this is where clocks, files and sockets are used")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this is where clocks, files and sockets are used"
+)]
 
 pub mod checks;
 pub mod clock;

@@ -16,4 +16,4 @@ mod workload;
 mod world;
 
 pub use disk::Faults;
-pub use world::{Report, Sabotage, Violation, World, run, run_sabotaged};
+pub use world::{Report, Sabotage, Tracer, Violation, World, run, run_sabotaged};

@@ -30,10 +30,13 @@ pub(super) struct Op {
 
 type Point = (Index, u32);
 
+/// The increments of one entry: keys and deltas.
+type Items = Vec<(Vec<u8>, i64)>;
+
 /// One shard's log, replayed.
 #[derive(Debug, Default)]
 struct Replay {
-    entries: Vec<(Index, Vec<(Vec<u8>, i64)>)>,
+    entries: Vec<(Index, Items)>,
 }
 
 /// Everything that was asked and answered, and what the log held when last looked at.

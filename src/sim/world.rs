@@ -198,6 +198,9 @@ struct Client {
     waiting: Vec<(u64, usize)>,
 }
 
+/// Is told every event of a run.
+pub type Tracer = Box<dyn FnMut(&str)>;
+
 /// One run.
 pub struct World {
     seed: u64,
@@ -217,7 +220,7 @@ pub struct World {
     calm: bool,
     /// What the run has done so far.
     pub report: Report,
-    trace_to: Option<Box<dyn FnMut(&str)>>,
+    trace_to: Option<Tracer>,
 }
 
 /// Runs one seed to its end.
@@ -239,7 +242,7 @@ pub fn run_sabotaged(seed: u64, sabotage: Sabotage) -> Result<Report, Violation>
 impl World {
     /// A world drawn from a seed. `trace_to` is told every event.
     #[must_use]
-    pub fn new(seed: u64, sabotage: Sabotage, trace_to: Option<Box<dyn FnMut(&str)>>) -> World {
+    pub fn new(seed: u64, sabotage: Sabotage, trace_to: Option<Tracer>) -> World {
         let mut prng = Prng::new(mix(seed ^ 0x00c0_ffee));
         let stores = 1 + prng.below(2) as usize;
         let shards = 1 + prng.below(4) as u32;
@@ -524,9 +527,9 @@ impl World {
         }
         for disk in &mut self.disks {
             if power {
-                disk.cut_power()
+                disk.cut_power();
             } else {
-                disk.kill()
+                disk.kill();
             }
             disk.maybe_flip();
         }
@@ -550,7 +553,11 @@ impl World {
                 None => {
                     let power = self.prng.chance(1, 2);
                     for disk in &mut self.disks {
-                        if power { disk.cut_power() } else { disk.kill() }
+                        if power {
+                            disk.cut_power();
+                        } else {
+                            disk.kill();
+                        }
                     }
                 }
             }

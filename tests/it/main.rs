@@ -1,1 +1,9 @@
-//! The integration tests, one binary.
+//! The integration tests, one binary: real processes, real sockets, real disks; and the simulator's smoke seeds.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests start processes and read clocks")]
+
+mod count;
+mod hostile;
+mod kill;
+mod server;
+mod sim;
+mod start;

@@ -67,6 +67,9 @@ pub enum Case {
     Io,
 }
 
+/// Files that can go, each with the reason.
+type Removals = Vec<(String, &'static str)>;
+
 /// Why a log is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -193,7 +196,7 @@ impl Reader<'_> {
     }
 
     /// The epochs of all segment files, ascending, and the files that can go whatever the log says.
-    fn list(&mut self) -> Result<(Vec<SegmentEpoch>, Vec<(String, &'static str)>), RecoveryError> {
+    fn list(&mut self) -> Result<(Vec<SegmentEpoch>, Removals), RecoveryError> {
         let files = self.dir.list().map_err(|error| RecoveryError {
             case: Case::Io,
             file: "the log's directory".into(),
@@ -219,11 +222,7 @@ impl Reader<'_> {
     }
 
     /// Reads the headers from the newest down, as far back as the newest one says is needed.
-    fn find_used(
-        &mut self,
-        epochs: &[SegmentEpoch],
-        remove: &mut Vec<(String, &'static str)>,
-    ) -> Result<Vec<Used>, RecoveryError> {
+    fn find_used(&mut self, epochs: &[SegmentEpoch], remove: &mut Removals) -> Result<Vec<Used>, RecoveryError> {
         let mut used: Vec<Used> = Vec::new();
         let mut oldest = SegmentEpoch(0);
         let mut above: Option<SegmentEpoch> = None;

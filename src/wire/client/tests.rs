@@ -1,3 +1,5 @@
+//! Tests of the codec: round trips, flipped bits, hostile bytes.
+
 use super::*;
 use crate::engine::part::PackedKeys;
 use crate::engine::status::{ShardStatus, StoreStatus};

@@ -4,6 +4,8 @@
 //! code says what kind of failure it was ([`args::EXIT_CODES`]). A reader that closes the pipe (`dkc top | head`)
 //! has seen enough: that is no failure.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a tool reads files and clocks")]
+
 mod args;
 mod count;
 mod keys;

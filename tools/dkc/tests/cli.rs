@@ -1,5 +1,7 @@
 //! The command line against a server of a few lines: what is printed, and with which exit code.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests start processes")]
+
 use dkc::engine::part::PackedKeys;
 use dkc::error::ErrorCode;
 use dkc::limits::REQUEST_BYTES_MAX;
