@@ -80,7 +80,7 @@ pub const STOP_MICROS_MAX: u64 = 1_000_000;
 /// How soon after it did something a driver looks again whether something is ready, although nothing rang.
 pub const HEARTBEAT_MICROS_MIN: u64 = 1_000;
 /// How long it waits for that at most, after it has found nothing again and again.
-pub const HEARTBEAT_MICROS_MAX: u64 = 64_000;
+pub const HEARTBEAT_MICROS_MAX: u64 = 256_000;
 /// Memory each store registers with io_uring for the executor's own use, three times. The executor asks for no less.
 pub const EXECUTOR_IO_BYTES: usize = 64 << 10;
 /// Locked memory an executor demands to be allowed.

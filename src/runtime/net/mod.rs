@@ -21,6 +21,8 @@
 mod clients;
 mod connection;
 mod listen;
+#[cfg(test)]
+mod tests;
 
 pub use clients::{Allowance, Clients};
 pub use listen::{ListenError, accept_clients, bind};
