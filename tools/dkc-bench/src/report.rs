@@ -132,7 +132,7 @@ fn noun(operation: Operation) -> &'static str {
 }
 
 fn describe(plan: &Plan) -> String {
-    let connections = format!("{} connections, {} requests in flight on each", plan.connections, plan.depth);
+    let connections = format!("connections {}, depth {}", plan.connections, plan.depth);
     if plan.operation == Operation::Top {
         return format!("top {}: {connections}", plan.top_keys);
     }
@@ -142,7 +142,7 @@ fn describe(plan: &Plan) -> String {
         _ => "",
     };
     format!(
-        "{}: {connections}, batches of {}, {} keys of {} bytes, {}{answer}",
+        "{}: {connections}, batch {}, {} keys of {} bytes, {}{answer}",
         operation_name(plan.operation),
         grouped(plan.batch as u64),
         grouped(plan.keys),
@@ -191,10 +191,10 @@ mod tests {
         let plan = Plan::parse(&["--distribution", "zipf:0.99", "--values"]).expect("valid");
         assert_eq!(
             describe(&plan),
-            "increment: 4 connections, 8 requests in flight on each, batches of 1,024, 1,000,000 keys of 16 bytes, \
+            "increment: connections 4, depth 8, batch 1,024, 1,000,000 keys of 16 bytes, \
              zipf:0.99, new counts asked for"
         );
         let plan = Plan::parse(&["--op", "top", "--k", "5"]).expect("valid");
-        assert_eq!(describe(&plan), "top 5: 4 connections, 1 requests in flight on each");
+        assert_eq!(describe(&plan), "top 5: connections 4, depth 1");
     }
 }
