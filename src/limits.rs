@@ -62,7 +62,7 @@ pub const CLIENT_FLUSH_BYTES: usize = 256 << 10;
 pub const STORE_CONNECTIONS_MAX: usize = 16_384;
 /// Requests waiting in one store's gateway for their parts, over all connections.
 pub const STORE_REQUESTS_MAX: usize = 65_536;
-/// Bytes of requests waiting in one store's gateway for their parts, over all connections.
+/// Bytes of requests waiting in one store's gateway for their parts, and of what their answers may take, over all connections.
 pub const STORE_REQUEST_BYTES_MAX: usize = 256 << 20;
 /// How long a request may wait in a gateway before it is answered with `Unknown`.
 pub const REQUEST_WAIT_MICROS_MAX: u64 = 10_000_000;

@@ -17,7 +17,9 @@ use super::part::{PackedKeys, PartAnswer, PartBody, PartReply, PartRequest, Tick
 use super::status::StoreStatus;
 use crate::error::ErrorCode;
 use crate::ids::{ClusterId, Index, KeyHash, Micros, NodeId, ShardId, StoreId};
-use crate::limits::{REQUEST_WAIT_MICROS_MAX, STORE_REQUEST_BYTES_MAX, STORE_REQUESTS_MAX};
+use crate::limits::{
+    KEY_BYTES_MAX, REQUEST_BYTES_MAX, REQUEST_WAIT_MICROS_MAX, STORE_REQUEST_BYTES_MAX, STORE_REQUESTS_MAX,
+};
 use crate::wire::client::{
     Encoder, GetReply, Hello, IncrementReply, IncrementRequest, Keys, PROTOCOL_VERSION, Part, Request, Status,
     TopKReply, Welcome, decode_request,
@@ -53,6 +55,15 @@ pub struct ReplyFrame {
     /// Whether it answers a request, which is then no longer in flight (frame errors answer nothing).
     pub answers: bool,
     /// Whether the connection is to be closed behind it.
+    pub close: bool,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Bytes that the request and its answer may take: what it counts against a turn.
+    pub bytes: usize,
+    /// Whether the connection is to be closed: nothing more is to be taken from it.
     pub close: bool,
 }
 
@@ -107,6 +118,17 @@ enum Answer {
     Get { reply: GetReply, refused: Refused },
     TopK { k: usize, lists: Vec<TopList>, refused: Refused },
     Status { stores: Vec<StoreStatus> },
+}
+
+/// Bytes that the answer to a request may take, at most. Small requests can have large answers, and those must be
+/// counted before they exist.
+fn answer_bytes_max(request: &Request<'_>) -> usize {
+    match request {
+        Request::TopK { k } => *k as usize * (KEY_BYTES_MAX + 12),
+        Request::Increment(increment) => increment.keys.len() * if increment.want_values { 12 } else { 4 },
+        Request::Get(get) => get.keys.len() * 16,
+        Request::Hello(_) | Request::Status => 0,
+    }
 }
 
 /// How many parts were refused as a whole, and the last reason.
@@ -209,27 +231,40 @@ impl Gateway {
     }
 
     /// Takes one whole frame of a client.
-    pub fn request(&mut self, now: Micros, connection: ConnectionId, frame: Frame<'_>) {
+    pub fn request(&mut self, now: Micros, connection: ConnectionId, frame: Frame<'_>) -> Taken {
         self.now = self.now.max(now);
+        let frames = self.output.frames.len();
+        let answer_bytes = self.take(now, connection, frame);
+        let close = self.output.frames[frames..].iter().any(|frame| frame.close);
+        Taken { bytes: frame.payload.len() + answer_bytes, close }
+    }
+
+    /// Returns how large the answer may become.
+    fn take(&mut self, now: Micros, connection: ConnectionId, frame: Frame<'_>) -> usize {
         let id = frame.request_id;
         let request = match decode_request(frame.kind, frame.payload) {
             Ok(request) => request,
             Err(error) => {
                 let close = error.code == ErrorCode::Malformed;
-                return self.reply_error(connection, id, error.code, &error.text, close);
+                self.reply_error(connection, id, error.code, &error.text, close);
+                return 0;
             }
         };
         if let Request::Hello(hello) = request {
-            return self.hello(connection, id, &hello);
+            self.hello(connection, id, &hello);
+            return 0;
         }
         if !self.greeted.contains_key(&connection) {
             let text = "the first frame of a connection must be Hello";
-            return self.reply_error(connection, id, ErrorCode::Malformed, text, true);
+            self.reply_error(connection, id, ErrorCode::Malformed, text, true);
+            return 0;
         }
-        let bytes = frame.payload.len();
+        let answer_bytes = answer_bytes_max(&request);
+        let bytes = frame.payload.len() + answer_bytes;
         if self.in_flight >= STORE_REQUESTS_MAX || self.in_flight_bytes + bytes > STORE_REQUEST_BYTES_MAX {
             let text = "too many requests are under way at this store; nothing was applied; try again later";
-            return self.reply_error(connection, id, ErrorCode::Overloaded, text, false);
+            self.reply_error(connection, id, ErrorCode::Overloaded, text, false);
+            return 0;
         }
         let ticket = self.open_slot(now);
         let (answer, missing) = match request {
@@ -242,6 +277,7 @@ impl Gateway {
         self.in_flight += 1;
         self.in_flight_bytes += bytes;
         self.slots[ticket.slot as usize].pending = Some(Pending { connection, request_id: id, bytes, missing, answer });
+        answer_bytes
     }
 
     /// Tells a client that its bytes are not frames.
@@ -318,6 +354,7 @@ impl Gateway {
     pub fn recycle(&mut self, mut output: GatewayOutput) {
         output.parts.clear();
         output.bytes.clear();
+        output.bytes.shrink_to(REQUEST_BYTES_MAX);
         output.frames.clear();
         if self.output.bytes.is_empty() && self.output.parts.is_empty() && self.output.frames.is_empty() {
             self.output = output;

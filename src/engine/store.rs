@@ -198,6 +198,12 @@ impl Store {
         self.wal.has_durable_segment()
     }
 
+    /// Whether the log's disk was full when a segment was last to be prepared.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.wal.is_disk_full()
+    }
+
     /// The store's state; the shell adds what it alone knows (connections, direct I/O).
     #[must_use]
     pub fn status(&self) -> StoreStatus {

@@ -69,6 +69,7 @@ struct Progress {
     disk_done: Vec<DiskDone>,
     accepting: Option<Task<()>>,
     reported_ready: bool,
+    reported_full: bool,
     reported_quiet: bool,
 }
 
@@ -221,9 +222,17 @@ impl Driver {
 
     /// Tells the main thread, once each, that this store can serve and that it has finished.
     fn report(&self, progress: &mut Progress) {
-        if !progress.reported_ready && self.store.is_ready() {
+        // A store without shards is ready at once, but until its log is durable a restart would find none.
+        if !progress.reported_ready && self.store.is_ready() && self.store.has_durable_log() {
             progress.reported_ready = true;
             self.tell(Event::Ready(self.id));
+        }
+        if !progress.reported_full && self.store.is_disk_full() {
+            progress.reported_full = true;
+            tracing::warn!(
+                store = self.id.0,
+                "no room on the disk for a log segment; increments are refused until there is"
+            );
         }
         let draining = progress.phase.is_some_and(|phase| phase >= Phase::Draining);
         if draining && !progress.reported_quiet && self.is_quiet() {

@@ -471,7 +471,9 @@ impl World {
                     decoder.space(bytes.len())[..bytes.len()].copy_from_slice(&bytes);
                     decoder.filled(bytes.len());
                     match decoder.next_frame() {
-                        Ok(Some(frame)) => core.gateway.request(self.now, connection, frame),
+                        Ok(Some(frame)) => {
+                            core.gateway.request(self.now, connection, frame);
+                        }
                         other => return Err(format!("a client's frame was not read: {other:?}")),
                     }
                 }

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags, fcntl_setfl};
 use super::*;
 use crate::engine::wal::SegmentDir;
 use crate::ids::StoreId;
-use crate::limits::{WAL_BLOCK_BYTES, WAL_SEGMENT_BYTES_MIN};
+use crate::limits::{WAL_BLOCK_BYTES, WAL_SEGMENT_BYTES_MIN, WAL_WRITE_BYTES_MAX};
 
 const SEGMENT_BYTES: u64 = WAL_SEGMENT_BYTES_MIN + WAL_BLOCK_BYTES as u64;
 
@@ -294,10 +294,10 @@ fn a_dropped_disk_finishes_what_the_kernel_holds() {
         let mut bench = Bench::new(&directory);
         bench.make(epoch, None, SEGMENT_BYTES).await;
         bench.submit(DiskAction::Zero { epoch: SegmentEpoch(2), recycle: None, bytes: 64 << 20 });
-        bench.submit(DiskAction::Write { epoch, offset: 0, buffer: filled(SEGMENT_BYTES as usize, 7) });
+        bench.submit(DiskAction::Write { epoch, offset: 0, buffer: filled(WAL_WRITE_BYTES_MAX, 7) });
         drop(bench);
         // The write was in the kernel's hands, so it is whole; the chain of zeros stopped where it was.
-        assert!(contents(&mut directory, epoch, SEGMENT_BYTES).iter().all(|&byte| byte == 7));
+        assert!(contents(&mut directory, epoch, WAL_WRITE_BYTES_MAX as u64).iter().all(|&byte| byte == 7));
         for file in directory.list().expect("the directory can be listed") {
             assert!(file.name.ends_with(".wal") || file.bytes < 64 << 20);
         }

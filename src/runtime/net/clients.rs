@@ -172,7 +172,8 @@ impl Clients {
                 connection.state = State::Closing;
                 connection.received = None;
             }
-            if self.reply_bytes > STORE_REPLY_BYTES_MAX {
+            // Only who has much waiting is cut off, not whoever comes next.
+            if self.reply_bytes > STORE_REPLY_BYTES_MAX && connection.reply_bytes() > REQUEST_BYTES_MAX {
                 tracing::warn!(connection = frame.connection.0, "cut off: too many bytes of replies wait for clients");
                 connection.state = State::Broken;
             }
@@ -261,8 +262,11 @@ fn take_requests(
         }
         if let Some(frame) = decoder.next_frame()? {
             connection.waiting += 1;
-            allowance.spend(frame.payload.len());
-            gateway.request(now, id, frame);
+            let taken = gateway.request(now, id, frame);
+            allowance.spend(taken.bytes);
+            if taken.close {
+                connection.state = State::Closing;
+            }
         } else if !receiving || !connection.receive(decoder) {
             break;
         }
