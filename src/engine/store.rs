@@ -181,9 +181,9 @@ impl Store {
     /// Whether every shard here can be written and read.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.replicas
-            .iter()
-            .all(|replica| replica.group.read_index().is_some() && !matches!(replica.machine, Machine::Meta(None)))
+        let ready =
+            |replica: &Replica| replica.group.read_index().is_some() && !matches!(replica.machine, Machine::Meta(None));
+        self.wal.latched().is_none() && self.replicas.iter().all(ready)
     }
 
     /// Whether nothing that was accepted is unfinished.
@@ -303,6 +303,9 @@ impl Store {
             let index = replica.group.applied();
             self.wal.latch(format!("entry {index} of shard {} cannot be applied: {error}", replica.shard));
             return;
+        }
+        if matches!(&replica.machine, Machine::Meta(Some(map)) if *map != *self.config.map) {
+            return self.wal.latch(OpenError::OtherMap.to_string());
         }
         // The first leader of the meta shard writes down the map the node was formatted with.
         if matches!(replica.machine, Machine::Meta(None))
