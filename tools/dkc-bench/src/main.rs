@@ -27,6 +27,7 @@ mod worker;
 use args::{Args, Command};
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use dkc::client::ClientError;
+use environment::Environment;
 use plan::Plan;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -53,8 +54,14 @@ fn main() -> ExitCode {
 /// Runs and reports; returns whether all went well.
 fn execute(plan: &Plan, json: bool) -> anyhow::Result<bool> {
     let mut outcome = run::run(plan)?;
-    let validation = if plan.validate { Some(validate::validate(plan, &mut outcome)?) } else { None };
-    let environment = environment::Environment::new(&outcome.server_version);
+    let validation = plan.validate.then(|| validate::validate(plan, &mut outcome));
+    // A validation that could not be made is a failure of the run, but its figures stand.
+    let (validation, unread) = match validation {
+        Some(Ok(validation)) => (Some(validation), None),
+        Some(Err(error)) => (None, Some(format!("{error:#}"))),
+        None => (None, None),
+    };
+    let environment = Environment::new(&outcome.server_version);
     let mut out = io::stdout().lock();
     if json {
         let report = report::json(plan, &outcome, validation.as_ref(), &environment);
@@ -62,10 +69,9 @@ fn execute(plan: &Plan, json: bool) -> anyhow::Result<bool> {
     } else {
         report::text(&mut out, plan, &outcome, validation.as_ref(), &environment)?;
     }
-    for failure in &outcome.failures {
-        warn(&failure.to_string());
-    }
-    Ok(outcome.failures.is_empty() && validation.is_none_or(|validation| validation.is_ok()))
+    outcome.failures.iter().map(ToString::to_string).chain(unread.clone()).for_each(|text| warn(&text));
+    let is_valid = unread.is_none() && validation.is_none_or(|validation| validation.is_ok());
+    Ok(is_valid && outcome.failures.is_empty())
 }
 
 /// Tells people. If even standard error is closed, there is nobody to tell.

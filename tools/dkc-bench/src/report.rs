@@ -88,6 +88,7 @@ pub(crate) fn json(
             "acknowledged": validation.acknowledged,
             "unknown": validation.unknown,
             "wrong": validation.wrong,
+            "wrong_shown": validation.shown,
             "verdict": validation.verdict(),
         })),
     })

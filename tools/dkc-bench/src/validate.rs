@@ -56,7 +56,10 @@ impl Validation {
                 "validated: {acknowledged} increments, every count is what was acknowledged or, of {unknown} \
                  increments without an answer, more"
             ),
-            _ => format!("NOT VALID: {wrong} counts differ from what was acknowledged ({acknowledged} increments)"),
+            _ => format!(
+                "NOT VALID: {wrong} counts differ from what was acknowledged ({acknowledged} increments); has the \
+                 prefix been counted before?"
+            ),
         }
     }
 }
