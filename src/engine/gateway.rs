@@ -128,6 +128,8 @@ fn answer_bytes_max(request: &Request<'_>) -> usize {
         Request::Increment(increment) => increment.keys.len() * if increment.want_values { 12 } else { 4 },
         Request::Get(get) => get.keys.len() * 16,
         Request::Hello(_) | Request::Status => 0,
+        Request::OpenSession { .. } | Request::AttachSession(_) | Request::CloseSession { .. } => 0,
+        Request::Resolve { .. } => 0,
     }
 }
 
@@ -259,6 +261,16 @@ impl Gateway {
             self.reply_error(connection, id, ErrorCode::Malformed, text, true);
             return 0;
         }
+        if let Request::OpenSession { .. }
+        | Request::AttachSession(_)
+        | Request::CloseSession { .. }
+        | Request::Resolve { .. }
+        | Request::Increment(IncrementRequest { stamp: Some(_), .. }) = request
+        {
+            let text = "this server knows no sessions yet";
+            self.reply_error(connection, id, ErrorCode::Unsupported, text, false);
+            return 0;
+        }
         let answer_bytes = answer_bytes_max(&request);
         let bytes = frame.payload.len() + answer_bytes;
         if self.in_flight >= STORE_REQUESTS_MAX || self.in_flight_bytes + bytes > STORE_REQUEST_BYTES_MAX {
@@ -272,7 +284,7 @@ impl Gateway {
             Request::Get(get) => self.split_gets(ticket, &get.keys),
             Request::TopK { k } => self.split_top(ticket, k),
             Request::Status => self.split_status(ticket),
-            Request::Hello(_) => unreachable!("answered above"),
+            _ => unreachable!("answered above"),
         };
         self.in_flight += 1;
         self.in_flight_bytes += bytes;

@@ -56,7 +56,7 @@ impl Subject {
         let mut packed = PackedKeys::default();
         keys.iter().for_each(|key| packed.push(key.as_bytes()));
         let deltas: Vec<i64> = (1..=keys.len() as i64).collect();
-        self.send(|encoder, out| encoder.increment(out, id, &packed, &deltas, true));
+        self.send(|encoder, out| encoder.increment(out, id, &packed, &deltas, true, None));
     }
 
     fn output(&mut self) -> (Vec<(u64, Reply)>, Vec<PartRequest>) {

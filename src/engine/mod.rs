@@ -24,6 +24,7 @@ pub mod part;
 pub mod prng;
 pub mod raft;
 mod replica;
+pub mod sessions;
 pub mod status;
 pub mod store;
 pub mod wal;

@@ -298,6 +298,8 @@ impl Replica {
                 Machine::Meta(_) => 0,
             },
             memory_bytes: self.machine.memory_bytes(),
+            sessions: 0,
+            session_mark: crate::ids::SessionId(0),
         }
     }
 }

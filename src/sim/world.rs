@@ -386,7 +386,7 @@ impl World {
             Ask::Increment { items, want_values } => {
                 let keys = pack(&mut items.iter().map(|(key, _)| key));
                 let deltas: Vec<i64> = items.iter().map(|&(_, delta)| delta).collect();
-                self.encoder.increment(&mut frame, id, &keys, &deltas, *want_values);
+                self.encoder.increment(&mut frame, id, &keys, &deltas, *want_values, None);
             }
             Ask::Get { keys } => self.encoder.get(&mut frame, id, &pack(&mut keys.iter())),
             Ask::TopK { k } => self.encoder.top_k(&mut frame, id, *k),
