@@ -58,8 +58,17 @@ pub const SEND_STALL_SECONDS_MAX: u64 = 30;
 pub const CLIENT_READ_BYTES: usize = 64 << 10;
 /// Bytes of requests a client gathers before it sends without being told to.
 pub const CLIENT_FLUSH_BYTES: usize = 256 << 10;
-/// Connections a store accepts; a further one gets an `Overloaded` error and is closed.
+/// Connections a store accepts, at most and if nothing else is configured; a further one gets an `Overloaded` error and is
+/// closed.
 pub const STORE_CONNECTIONS_MAX: usize = 16_384;
+/// Any of the times that a connection may take for something, at least and at most.
+pub const CONNECTION_TIMEOUT_MICROS_MIN: u64 = 1_000;
+/// See [`CONNECTION_TIMEOUT_MICROS_MIN`].
+pub const CONNECTION_TIMEOUT_MICROS_MAX: u64 = 30 * 24 * 3_600_000_000;
+/// How long a client's session may be configured to live, at least and at most.
+pub const SESSION_AGE_MICROS_MIN: u64 = 1_000_000;
+/// See [`SESSION_AGE_MICROS_MIN`].
+pub const SESSION_AGE_MICROS_MAX: u64 = 366 * 24 * 3_600_000_000;
 /// Requests waiting in one store's gateway for their parts, over all connections.
 pub const STORE_REQUESTS_MAX: usize = 65_536;
 /// Bytes of requests waiting in one store's gateway for their parts, and of what their answers may take, over all connections.
