@@ -26,7 +26,7 @@ use thiserror::Error;
 
 use super::checks::{self, CheckError};
 use super::clock::Clock;
-use super::config::{Advertise, Config, LogFormat};
+use super::config::{Advertise, ClientLimits, Config, LogFormat};
 use super::disk::Disk;
 use super::driver::Driver;
 use super::inbox::Inbox;
@@ -85,7 +85,8 @@ pub fn run(config: &Config) -> Result<(), ServeError> {
     hear_signals(events.clone()).map_err(|error| ServeError::Process("listen for signals", error))?;
     let _lock = DirectoryLock::acquire(&config.data_dir)?;
     let (mut node, is_new) = Node::open_or_format(&config.data_dir, config.shape)?;
-    checks::run(node.shape.stores)?;
+    let connections = checks::run(node.shape.stores, config.clients.connections)?;
+    let limits = ClientLimits { connections, ..config.clients };
     let listeners = net::bind(config.listen, node.shape.stores, LISTEN_WAIT_MICROS_MAX)?;
     let addresses = bound_addresses(&listeners)?;
 
@@ -95,7 +96,7 @@ pub fn run(config: &Config) -> Result<(), ServeError> {
         heard,
         threads: Vec::with_capacity(listeners.len()),
     };
-    server.start_stores(config, &node, listeners, &addresses, &events)?;
+    server.start_stores(config, limits, &node, listeners, &addresses, &events)?;
     if !server.wait_until_ready()? {
         return Ok(());
     }
@@ -122,6 +123,7 @@ impl Server {
     fn start_stores(
         &mut self,
         config: &Config,
+        clients: ClientLimits,
         node: &Node,
         listeners: Vec<TcpListener>,
         addresses: &[SocketAddr],
@@ -150,6 +152,7 @@ impl Server {
                 lifecycle: self.lifecycle.clone(),
                 events: events.clone(),
                 log_format: config.log_format,
+                clients,
                 ends,
                 listener,
             };
@@ -246,6 +249,7 @@ struct Opening {
     lifecycle: Arc<Lifecycle>,
     events: Sender<Event>,
     log_format: LogFormat,
+    clients: ClientLimits,
     ends: MeshEnds,
     listener: TcpListener,
 }
@@ -284,7 +288,7 @@ impl Opening {
             gateway: Gateway::new(gateway, self.clock.now()),
             disk,
             mesh,
-            clients: Clients::new(inbox.clone()),
+            clients: Clients::new(inbox.clone(), self.clients),
             inbox,
             listener: Some(self.listener),
         };
