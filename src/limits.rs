@@ -40,6 +40,8 @@ pub const HALF_FRAME_BYTES_COPIED: usize = 4 << 10;
 /// Memory of a store for frames of which only a part has come; past it the connections that have sent the oldest of them get
 /// `Overloaded` and are closed.
 pub const STORE_HALF_FRAME_BYTES_MAX: usize = 128 << 20;
+/// How long after a connection was found to be too slow it is looked at once more, before it is ended.
+pub const OVERDUE_GRACE_MICROS: u64 = 20_000;
 /// Connections that are looked at for being too slow in one turn of a store.
 pub const TURN_OVERDUE_MAX: usize = 512;
 /// Bytes received from a connection by one system call, at most.

@@ -16,8 +16,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use super::{executors, memory};
 use crate::limits::{
-    CONNECTION_TIMEOUT_MICROS_MAX, CONNECTION_TIMEOUT_MICROS_MIN, SESSION_AGE_MICROS_MAX, SESSION_AGE_MICROS_MIN, SHARDS_MAX,
-    STORE_CONNECTIONS_MAX, STORES_MAX, WAL_SEGMENT_BYTES_DEFAULT,
+    CONNECTION_TIMEOUT_MICROS_MAX, CONNECTION_TIMEOUT_MICROS_MIN, SESSION_AGE_MICROS_MAX, SESSION_AGE_MICROS_MIN,
+    SHARDS_MAX, STORE_CONNECTIONS_MAX, STORES_MAX, WAL_SEGMENT_BYTES_DEFAULT,
 };
 use layers::Layers;
 use values::{parse_advertise, parse_duration, parse_filter, parse_listen, parse_segment_size, parse_size};

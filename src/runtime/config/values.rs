@@ -69,7 +69,11 @@ pub(super) fn parse_duration(text: &str, allowed: RangeInclusive<u64>) -> Result
     let micros = unit.and_then(|(_, micros)| number.parse::<u64>().ok()?.checked_mul(*micros));
     let micros = micros.ok_or("expected a whole number of ms, s, m, h or d, such as 90s or 24h")?;
     if !allowed.contains(&micros) {
-        return Err(format!("expected a time from {} to {}", show_duration(*allowed.start()), show_duration(*allowed.end())));
+        return Err(format!(
+            "expected a time from {} to {}",
+            show_duration(*allowed.start()),
+            show_duration(*allowed.end())
+        ));
     }
     Ok(micros)
 }

@@ -18,8 +18,8 @@ use crate::engine::gateway::{ConnectionId, Gateway, ReplyFrame};
 use crate::error::ErrorCode;
 use crate::ids::Micros;
 use crate::limits::{
-    LINGER_MICROS_MAX, LINGERING_CONNECTIONS_MAX, REQUEST_BYTES_MAX, STORE_REPLY_BYTES_MAX, TURN_BYTES_MAX,
-    TURN_INPUTS_MAX, TURN_OVERDUE_MAX,
+    LINGER_MICROS_MAX, LINGERING_CONNECTIONS_MAX, OVERDUE_GRACE_MICROS, REQUEST_BYTES_MAX, STORE_REPLY_BYTES_MAX,
+    TURN_BYTES_MAX, TURN_INPUTS_MAX, TURN_OVERDUE_MAX,
 };
 use crate::runtime::config::ClientLimits;
 use crate::runtime::executors::cede;
@@ -179,7 +179,8 @@ impl Clients {
         self.looks.first().map(|&(look_at, _)| look_at)
     }
 
-    /// Looks at the connections whose time has come, and ends those that have taken too long for something.
+    /// Looks at the connections whose time has come, and ends those that have taken too long for something. Each is looked at
+    /// twice: if it was this process that did not run for a while, what the client has sent meanwhile is still on its way here.
     pub fn end_overdue(&mut self, now: Micros, gateway: &mut Gateway) {
         for _ in 0..TURN_OVERDUE_MAX {
             let Some((look_at, id)) = self.looks.pop_first() else { return };
@@ -190,13 +191,22 @@ impl Clients {
             let connection = connection_mut(&mut self.slots, id).expect("only connections that exist are looked at");
             connection.look_at = None;
             let Some((_, what)) = connection.overdue_at(&self.limits).filter(|(due, _)| *due <= now) else {
+                connection.is_warned = false;
                 look_in_time(&mut self.looks, &self.limits, id, connection);
                 continue;
             };
+            if !mem::replace(&mut connection.is_warned, true) {
+                let again = now.plus(OVERDUE_GRACE_MICROS);
+                connection.look_at = Some(again);
+                self.looks.insert((again, id));
+                continue;
+            }
             tracing::debug!(connection = id.0, ?what, "a client took too long");
             match what {
                 Overdue::Hello => self.close(id, ErrorCode::Malformed, "no Hello came in time", gateway),
-                Overdue::Frame => self.close(id, ErrorCode::Malformed, "the rest of a frame did not come in time", gateway),
+                Overdue::Frame => {
+                    self.close(id, ErrorCode::Malformed, "the rest of a frame did not come in time", gateway)
+                }
                 // A client that does not take its replies would not take this one either.
                 Overdue::Reply => connection.state = State::Broken,
                 // Nothing is under way that an error could answer; the end of the stream says it.

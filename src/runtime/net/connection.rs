@@ -52,6 +52,8 @@ pub(super) struct Connection {
     pub(super) unfinished: Unfinished,
     /// The point in time at which the store looks whether it is overdue.
     pub(super) look_at: Option<Micros>,
+    /// Whether it was found overdue there, and has a last moment.
+    pub(super) is_warned: bool,
     /// Whether a frame was ever taken. The first is a Hello, or the gateway closes the connection.
     has_spoken: bool,
     /// When it was accepted, or a frame was taken, or the last reply sent.
@@ -77,6 +79,7 @@ impl Connection {
             dirty: false,
             unfinished: Unfinished::Nothing,
             look_at: None,
+            is_warned: false,
             has_spoken: false,
             active_at: now,
             frame_since: None,

@@ -171,7 +171,8 @@ mod tests {
         for good in ["a:1", "db1.example:65535", "127.0.0.1:7400", "[::1]:7400", "a:1,[2001:db8::1]:2"] {
             assert!(Args::try_parse_from(["dkc", "--endpoints", good, "status"]).is_ok(), "{good}");
         }
-        for bad in ["foo", "", ":1", "a:", "a:0", "a:65536", "a:+1", "::1", "::1:7400", "[::1]", "[a]:1", "http://a:1", "a:1,"]
+        for bad in
+            ["foo", "", ":1", "a:", "a:0", "a:65536", "a:+1", "::1", "::1:7400", "[::1]", "[a]:1", "http://a:1", "a:1,"]
         {
             let error = Args::try_parse_from(["dkc", "--endpoints", bad, "status"]).expect_err(bad);
             assert_eq!(error.exit_code(), 2, "{bad}");

@@ -58,7 +58,8 @@ mod tests {
     fn every_flag_of_every_program_is_described_and_completed() {
         let folder = tempfile::tempdir().expect("a temporary directory");
         write(folder.path()).expect("written");
-        let read = |name: String| fs::read_to_string(folder.path().join(&name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let read =
+            |name: String| fs::read_to_string(folder.path().join(&name)).unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut flags_seen = 0;
         for mut program in programs() {
             program.build();
