@@ -42,6 +42,8 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 struct Order<'a> {
     address: &'a str,
     size: u64,
+    /// Set once it does its worst.
+    ready: &'a AtomicBool,
     stop: &'a AtomicBool,
     done: &'a AtomicU64,
 }
@@ -51,16 +53,28 @@ impl Order<'_> {
         !self.stop.load(Ordering::Relaxed)
     }
 
+    fn begin(&self) {
+        self.ready.store(true, Ordering::Relaxed);
+    }
+
     fn count(&self) {
         self.done.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Keeps its connections as they are until the end.
     fn hold(&self, connections: Vec<Raw>) {
+        self.begin();
         while self.goes_on() {
             std::thread::sleep(Duration::from_millis(5));
         }
         drop(connections);
+    }
+}
+
+/// Nobody waits for one that has failed.
+impl Drop for Order<'_> {
+    fn drop(&mut self) {
+        self.begin();
     }
 }
 
@@ -77,11 +91,11 @@ const KINDS: Kinds = [
 
 /// Each asks for as many large answers as the server lets it, and reads none.
 fn slow_readers(order: &Order<'_>) {
-    let request = top(2, 10_000);
+    let requests: Vec<u8> = (2..3_000).flat_map(|id| top(id, 10_000)).collect();
     let connections = (0..order.size).take_while(|_| order.goes_on()).map(|_| {
         let mut raw = Raw::greeted(order.address);
         raw.stream.set_nonblocking(true).expect("set");
-        while raw.stream.write_all(&request).is_ok() {}
+        while raw.stream.write_all(&requests).is_ok() {}
         order.count();
         raw
     });
@@ -104,6 +118,7 @@ fn half_frames(order: &Order<'_>) {
 fn oversize_frames(order: &Order<'_>) {
     let mut frame = Vec::new();
     push_frame(&mut frame, Kind::Increment, 2, &vec![0; REQUEST_BYTES_MAX + 1]);
+    order.begin();
     while order.goes_on() {
         let mut raw = Raw::greeted(order.address);
         match raw.stream.write_all(&frame) {
@@ -127,6 +142,7 @@ fn idle_connections(order: &Order<'_>) {
 fn pipelined_requests(order: &Order<'_>) {
     let requests: Vec<u8> = (0..order.size).flat_map(|id| increment(id, 1, 16)).collect();
     let mut raw = Raw::greeted(order.address);
+    order.begin();
     while order.goes_on() {
         let mut writer = raw.stream.try_clone().expect("a second handle");
         std::thread::scope(|scope| {
@@ -187,13 +203,16 @@ impl Felt {
     }
 }
 
-/// Increments at the fixed rate, and looks at the server's memory now and then.
-fn feel(server: &Server, client: &mut Connection, time: Duration) -> Felt {
-    let mut felt = Felt { micros: Histogram::new(3).expect("three digits"), resident_bytes: server.resident_bytes() };
+/// Increments at the fixed rate, and looks at the server's memory now and then, from now on until so much time has passed
+/// since `ready`.
+fn feel(server: &Server, client: &mut Connection, time: Duration, ready: &AtomicBool) -> Felt {
+    let micros = Histogram::new_with_max(TIMEOUT.as_micros() as u64, 3).expect("three digits of a minute fit");
+    let mut felt = Felt { micros, resident_bytes: server.resident_bytes() };
     let start = Instant::now();
+    let mut end = None;
     for request in 1.. {
         let due = start + Duration::from_secs(1) / RATE * request;
-        if due > start + time {
+        if ready.load(Ordering::Relaxed) && due > *end.get_or_insert(due + time) {
             break;
         }
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
@@ -236,12 +255,12 @@ fn main() {
         let mut raw = Raw::greeted(&server.address);
         raw.send(&increment(2, 1_000, 1_000));
         assert!(matches!(raw.reply(), Some((2, Reply::Increment(_)))));
-        let alone = feel(&server, &mut client, time);
-        let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+        let alone = feel(&server, &mut client, time, &AtomicBool::new(true));
+        let (ready, stop, done) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
         let meanwhile = std::thread::scope(|scope| {
-            let order = Order { address: &server.address, size, stop: &stop, done: &done };
+            let order = Order { address: &server.address, size, ready: &ready, stop: &stop, done: &done };
             scope.spawn(move || act(&order));
-            let felt = feel(&server, &mut client, time);
+            let felt = feel(&server, &mut client, time, &ready);
             stop.store(true, Ordering::Relaxed);
             felt
         });

@@ -107,7 +107,7 @@ fn a_frame_past_the_limit_is_refused_before_anything_of_it_is_waited_for() {
         for _ in 0..100 {
             let mut raw = Raw::greeted(&server.address);
             raw.send(&large[..24]);
-            raw.is_ended_with(7, ErrorCode::TooLarge);
+            raw.expect_end_with(7, ErrorCode::TooLarge);
         }
     });
 }
@@ -142,11 +142,11 @@ fn a_client_that_does_not_say_hello_is_shut_out_in_time() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &["--stores", "2", "--hello-timeout", "2s"]);
     while_others_are_served(&server, || {
-        Raw::silent(&server.address).is_ended_with(0, ErrorCode::Malformed);
+        Raw::silent(&server.address).expect_end_with(0, ErrorCode::Malformed);
         // Half of a Hello is none.
         let mut raw = Raw::silent(&server.address);
         raw.send(&hello()[..30]);
-        raw.is_ended_with(1, ErrorCode::Malformed);
+        raw.expect_end_with(1, ErrorCode::Malformed);
     });
 }
 
@@ -159,7 +159,7 @@ fn a_frame_that_does_not_become_whole_in_time_is_refused_however_much_of_it_came
         for (length, id) in [(1, 0), (23, 0), (24, 7), (1_000, 7), (10_000, 7), (whole.len() - 1, 7)] {
             let mut raw = Raw::greeted(&server.address);
             raw.send(&whole[..length]);
-            raw.is_ended_with(id, ErrorCode::Malformed);
+            raw.expect_end_with(id, ErrorCode::Malformed);
         }
         // A byte now and then does not make it better.
         let mut dribbling = Raw::greeted(&server.address);
@@ -188,7 +188,7 @@ fn half_frames_take_a_bounded_memory_and_the_oldest_pays() {
             .collect();
         // The last one is young, and becomes whole in time.
         let mut youngest = halves.pop().expect("there are many");
-        halves.remove(0).is_ended_with(7, ErrorCode::Overloaded);
+        halves.remove(0).expect_end_with(7, ErrorCode::Overloaded);
         youngest.send(&whole[whole.len() - 1..]);
         assert!(matches!(youngest.reply(), Some((7, Reply::Increment(_)))));
     });
@@ -230,7 +230,7 @@ fn connections_past_the_limit_are_refused_by_name_and_have_their_turn_later() {
     let mut other = server.connect();
     let mut inside: Vec<Raw> = (1..20).map(|_| Raw::greeted(&server.address)).collect();
     for _ in 0..500 {
-        Raw::silent(&server.address).is_ended_with(0, ErrorCode::Overloaded);
+        Raw::silent(&server.address).expect_end_with(0, ErrorCode::Overloaded);
         still_serves(&mut other);
     }
     // Many at once, more than are waited for.

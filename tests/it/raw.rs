@@ -59,7 +59,7 @@ impl Raw {
     }
 
     /// The last reply must be this error to this request, and the end of the connection come behind it.
-    pub(crate) fn is_ended_with(mut self, id: u64, code: ErrorCode) {
+    pub(crate) fn expect_end_with(mut self, id: u64, code: ErrorCode) {
         let reply = self.reply();
         assert!(
             matches!(&reply, Some((got, Reply::Error { code: why, .. })) if (*got, *why) == (id, code)),

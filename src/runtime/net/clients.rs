@@ -204,9 +204,7 @@ impl Clients {
             tracing::debug!(connection = id.0, ?what, "a client took too long");
             match what {
                 Overdue::Hello => self.close(id, ErrorCode::Malformed, "no Hello came in time", gateway),
-                Overdue::Frame => {
-                    self.close(id, ErrorCode::Malformed, "the rest of a frame did not come in time", gateway)
-                }
+                Overdue::Frame => self.close(id, ErrorCode::Malformed, "a frame did not become whole in time", gateway),
                 // A client that does not take its replies would not take this one either.
                 Overdue::Reply => connection.state = State::Broken,
                 // Nothing is under way that an error could answer; the end of the stream says it.
