@@ -55,25 +55,26 @@ fn locked_memory(stores: u64) -> Result<(), CheckError> {
 }
 
 /// Every connection is a file, and so is one that is refused until it has read why. Too few files for all connections is
-/// worth a warning; a store then refuses by name what it has no file for, instead of leaving clients to wait in the kernel.
+/// worth a warning. A store then refuses by name what the whole process has no files for, instead of leaving those clients to
+/// wait in the kernel; only when several stores are that full together, they wait.
 fn files(stores: u64, connections: u64) -> Result<u64, CheckError> {
     let needed = stores * STORE_FILES as u64;
-    let refused = LINGERING_CONNECTIONS_MAX as u64;
-    let suggested = needed + stores * (connections + refused);
+    let refused = stores * LINGERING_CONNECTIONS_MAX as u64;
+    let suggested = needed + refused + stores * connections;
     let allowed = raise(Resource::Nofile, suggested);
     if allowed < needed {
         return Err(CheckError::Files { allowed, needed, suggested });
     }
-    let possible = ((allowed - needed) / stores).saturating_sub(refused).clamp(1, connections);
-    if possible < connections {
+    let possible = (allowed - needed).saturating_sub(refused).max(1);
+    if possible < stores * connections {
         tracing::warn!(
             files = allowed,
             connections = possible,
-            wanted = suggested,
-            "the file limit allows a store fewer connections than its configuration; raise it with ulimit -n or LimitNOFILE"
+            wanted = stores * connections,
+            "the file limit allows fewer connections than the configuration; raise it with ulimit -n or LimitNOFILE"
         );
     }
-    Ok(possible)
+    Ok(possible.min(connections))
 }
 
 /// Raises a limit to `wanted` as far as it may be raised, and returns what it is then.

@@ -32,7 +32,8 @@ impl Raw {
     pub(crate) fn greeted(address: &str) -> Raw {
         let mut raw = Raw::silent(address);
         raw.send(&hello());
-        assert!(matches!(raw.reply(), Some((1, Reply::Welcome(_)))), "a Hello is answered with Welcome");
+        let reply = raw.reply();
+        assert!(matches!(reply, Some((1, Reply::Welcome(_)))), "a Hello is answered with {reply:?}");
         raw
     }
 
