@@ -4,6 +4,7 @@
 mod count;
 mod hostile;
 mod kill;
+mod raw;
 mod server;
 mod sim;
 mod start;

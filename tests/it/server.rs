@@ -21,7 +21,10 @@ pub(crate) struct Server {
 pub(crate) fn command(data_dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dkc-server"));
     command.arg("--data-dir").arg(data_dir).args(["--listen", "127.0.0.1:0", "--wal-segment", "16MiB"]);
-    command.env_remove("DKC_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DKC_")) {
+        command.env_remove(variable);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// What the exit codes mean, as the help shows it.
-pub(crate) const EXIT_CODES: &str = "\
+pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  some input was skipped, or another failure
@@ -25,7 +25,7 @@ Keys:
 /// Command line for a DistributedKeyCounter cluster.
 #[derive(Debug, Parser)]
 #[command(name = "dkc", version, after_help = EXIT_CODES)]
-pub(crate) struct Args {
+pub struct Args {
     /// Servers to try, in this order
     #[arg(
         long,
@@ -33,25 +33,28 @@ pub(crate) struct Args {
         env = "DKC_ENDPOINTS",
         value_name = "HOST:PORT,...",
         value_delimiter = ',',
+        value_parser = parse_endpoint,
         default_value = "127.0.0.1:7400"
     )]
-    pub(crate) endpoints: Vec<String>,
+    pub endpoints: Vec<String>,
 
     /// How results are printed
-    #[arg(short = 'o', long, global = true, value_enum, default_value_t = Format::Text)]
-    pub(crate) output: Format,
+    #[arg(short = 'o', long, global = true, env = "DKC_OUTPUT", value_enum, default_value_t = Format::Text)]
+    pub output: Format,
 
     /// How long to wait for a connection, and for each answer
-    #[arg(long, global = true, value_name = "SECONDS", value_parser = parse_timeout, default_value = "15")]
-    pub(crate) timeout: Duration,
+    #[arg(
+        long, global = true, env = "DKC_TIMEOUT", value_name = "SECONDS", value_parser = parse_timeout, default_value = "15"
+    )]
+    pub timeout: Duration,
 
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub command: Command,
 }
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
+pub enum Format {
     /// For people: a bare number for one key, else a line `key<TAB>count` for each
     Text,
     /// One line: an object for one key, an array of objects for several
@@ -61,7 +64,7 @@ pub(crate) enum Format {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub enum Command {
     /// Add DELTA to the count of KEY, and print the new count
     ///
     /// Sent once and never again: if no answer comes, the exit code is 5.
@@ -99,18 +102,18 @@ pub(crate) enum Command {
 }
 
 #[derive(clap::Args, Debug)]
-pub(crate) struct CountArgs {
+pub struct CountArgs {
     /// Count maximal runs of ASCII letters, in the case they have, instead of lines
     #[arg(long)]
-    pub(crate) words: bool,
+    pub words: bool,
     /// Files to read; `-`, or none: standard input
     #[arg(value_name = "FILE")]
-    pub(crate) files: Vec<PathBuf>,
+    pub files: Vec<PathBuf>,
 }
 
 /// An argument that clap cannot check.
 #[derive(Debug)]
-pub(crate) struct UsageError(pub(crate) String);
+pub struct UsageError(pub String);
 
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -119,6 +122,19 @@ impl fmt::Display for UsageError {
 }
 
 impl std::error::Error for UsageError {}
+
+/// A host and a port. Whether there is such a host shows when it is connected to.
+fn parse_endpoint(text: &str) -> Result<String, String> {
+    const EXPECTED: &str = "HOST:PORT is expected, an IPv6 address in brackets";
+    let (host, port) = text.rsplit_once(':').ok_or(EXPECTED)?;
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    let inside = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_host = match inside {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || "[]:/@".contains(c)),
+    };
+    if is_port && is_host { Ok(text.to_owned()) } else { Err(EXPECTED.to_owned()) }
+}
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
     const RANGE: &str = "a number of seconds from 0.001 to 86400 is expected";
@@ -148,6 +164,19 @@ mod tests {
         let args = Args::parse_from(["dkc", "incr", "k"]);
         assert!(matches!(args.command, Command::Incr { delta: 1, .. }));
         assert!(Args::try_parse_from(["dkc", "incr", "k", "9223372036854775808"]).is_err());
+    }
+
+    #[test]
+    fn endpoints_are_a_host_and_a_port() {
+        for good in ["a:1", "db1.example:65535", "127.0.0.1:7400", "[::1]:7400", "a:1,[2001:db8::1]:2"] {
+            assert!(Args::try_parse_from(["dkc", "--endpoints", good, "status"]).is_ok(), "{good}");
+        }
+        for bad in
+            ["foo", "", ":1", "a:", "a:0", "a:65536", "a:+1", "::1", "::1:7400", "[::1]", "[a]:1", "http://a:1", "a:1,"]
+        {
+            let error = Args::try_parse_from(["dkc", "--endpoints", bad, "status"]).expect_err(bad);
+            assert_eq!(error.exit_code(), 2, "{bad}");
+        }
     }
 
     #[test]

@@ -6,7 +6,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a tool reads files and clocks")]
 
-mod args;
 mod count;
 mod keys;
 mod output;
@@ -19,6 +18,7 @@ use clap::Parser;
 use dkc::client::ClientError;
 use dkc::client::blocking::Connection;
 use dkc::error::ErrorCode;
+use dkc_cli::args;
 use output::Row;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
