@@ -1,32 +1,57 @@
-//! The keys that a connection sends, one after another.
+//! The requests that a connection sends, one after another.
 //!
 //! A stream is a pure function of the seed and the connection's number. Nobody has to remember what was sent: to know
 //! what the counts must be, the streams are run through again.
 
-use crate::distribution::Sampler;
+use crate::distribution::{Sampler, Share};
+use crate::mix::{Mix, Operation};
 use crate::plan::Plan;
 use dkc::engine::prng::{Prng, mix};
 
-/// The numbers of the keys that one connection sends.
+/// The operations that one connection asks for, and the numbers of their keys.
 #[derive(Clone, Debug)]
 pub(crate) struct Stream {
     prng: Prng,
+    mix: Mix,
     sampler: Sampler,
+    batch: usize,
 }
 
 impl Stream {
     /// The stream of a connection, from its beginning.
     pub(crate) fn new(plan: &Plan, connection: usize) -> Stream {
-        // Mixed twice: neighbouring seeds and connections start in unrelated places of the generator's one cycle.
-        let seed = mix(mix(plan.seed.wrapping_add(1)).wrapping_add(connection as u64 + 1));
-        Stream { prng: Prng::new(seed), sampler: Sampler::new(plan.distribution, plan.keys) }
+        let share = Share { number: connection as u64, of: plan.connections as u64 };
+        Stream {
+            prng: Prng::new(plan.seed_of(connection as u64)),
+            mix: plan.mix.clone(),
+            sampler: Sampler::new(plan.distribution, plan.keys, share),
+            batch: plan.batch,
+        }
     }
 
-    /// The next number, below the number of keys.
+    /// The next request: its operation, and one call for the number of each of its keys. `None` if there are no more.
     #[inline]
-    pub(crate) fn draw(&mut self) -> u64 {
-        self.sampler.draw(&mut self.prng)
+    pub(crate) fn next(&mut self, mut each: impl FnMut(u64)) -> Option<Operation> {
+        let operation = self.mix.draw(&mut self.prng);
+        if operation == Operation::Top {
+            return Some(operation);
+        }
+        let grows = operation == Operation::Increment;
+        for place in 0..self.batch {
+            match self.sampler.draw(&mut self.prng, grows) {
+                Some(number) => each(number),
+                // The last batch may be a small one.
+                None => return (place > 0).then_some(operation),
+            }
+        }
+        Some(operation)
     }
+}
+
+/// A starting point for the numbers of a stream. Mixed twice: neighbouring seeds and streams start in unrelated places
+/// of the generator's one cycle.
+pub(crate) fn stream_seed(seed: u64, stream: u64) -> u64 {
+    mix(mix(seed.wrapping_add(1)).wrapping_add(stream + 1))
 }
 
 /// Bytes of a key that tell it from all others of the run.
@@ -77,16 +102,41 @@ mod tests {
         }
     }
 
+    fn numbers(arguments: &[&str], connection: usize, requests: usize) -> Vec<u64> {
+        let mut stream = Stream::new(&Plan::parse(arguments).expect("valid"), connection);
+        let mut numbers = Vec::new();
+        for _ in 0..requests {
+            stream.next(|number| numbers.push(number)).expect("no end");
+        }
+        numbers
+    }
+
     #[test]
     fn streams_repeat_and_differ_between_connections_and_seeds() {
         let numbers = |seed: &str, connection| {
-            let plan = Plan::parse(&["--seed", seed, "--distribution", "zipf:0.99"]).expect("valid");
-            let mut stream = Stream::new(&plan, connection);
-            (0..100).map(|_| stream.draw()).collect::<Vec<u64>>()
+            let arguments =
+                ["--seed", seed, "--distribution", "zipf:0.99", "--batch", "3", "--mix", "increment=2,top=1"];
+            numbers(&arguments, connection, 100)
         };
         assert_eq!(numbers("1", 0), numbers("1", 0));
         let distinct: BTreeSet<Vec<u64>> =
             ["0", "1", "2"].iter().flat_map(|seed| (0..3).map(|connection| numbers(seed, connection))).collect();
         assert_eq!(distinct.len(), 9);
+    }
+
+    #[test]
+    fn in_sequence_the_last_request_has_what_is_left() {
+        let arguments = ["--distribution", "sequential", "--keys", "10", "--batch", "4", "--connections", "2"];
+        let mut stream = Stream::new(&Plan::parse(&arguments).expect("valid"), 1);
+        let mut requests = Vec::new();
+        loop {
+            let mut numbers = Vec::new();
+            match stream.next(|number| numbers.push(number)) {
+                Some(operation) => requests.push((operation, numbers)),
+                None => break,
+            }
+        }
+        let increment = Operation::Increment;
+        assert_eq!(requests, [(increment, vec![1, 3, 5, 7]), (increment, vec![9])]);
     }
 }
