@@ -65,6 +65,18 @@ impl Environment {
         }
     }
 
+    /// A warning, if something else was under way when the run began.
+    pub(crate) fn busy(&self) -> Option<String> {
+        let load: f64 = self.load.split(' ').next()?.parse().ok()?;
+        (load > self.cpus as f64 / 2.0).then(|| {
+            format!(
+                "the machine was busy before the run (load average {load} on {} CPUs): times of single requests are \
+                 then mostly those of its scheduler",
+                self.cpus
+            )
+        })
+    }
+
     /// Prints two lines.
     ///
     /// # Errors
@@ -85,6 +97,7 @@ impl Environment {
             "cpu_model": self.cpu_model,
             "memory_bytes": self.memory_bytes,
             "load_averages": self.load,
+            "busy": self.busy(),
             "bench_version": env!("CARGO_PKG_VERSION"),
             "command_line": self.command_line,
             "server": {
@@ -104,6 +117,16 @@ impl Environment {
 mod tests {
     use super::*;
     use dkc::engine::status::{ShardStatus, StoreStatus};
+
+    #[test]
+    fn a_busy_machine_is_noticed() {
+        let mut environment = Environment::new(None);
+        let mut busy = |load: &str, cpus| {
+            (environment.load, environment.cpus) = (load.to_owned(), cpus);
+            environment.busy().is_some()
+        };
+        assert!(busy("4.45 4.20 3.03", 2) && !busy("0.99 4.20 3.03", 2) && !busy("4.45 4.20 3.03", 16) && !busy("", 2));
+    }
 
     #[test]
     fn stores_and_shards_are_counted() {

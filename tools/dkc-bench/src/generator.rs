@@ -36,10 +36,23 @@ const SCHEDULE_STREAM: u64 = 1 << 32;
 /// How late requests of an open loop were.
 #[derive(Clone, Debug)]
 pub(crate) struct Lateness {
-    /// By the generator's own fault: a connection had room, and the request left so long after its moment.
+    /// By the generator's own doing: a connection had room, and the request left so long after its moment.
     pub(crate) own: Histogram<u64>,
-    /// The longest that a request left after its moment, whosever fault it was. Its latency has it in it.
-    pub(crate) worst: Duration,
+    /// Whosever doing it was. A request's latency has it in it.
+    pub(crate) all: Histogram<u64>,
+}
+
+impl Lateness {
+    fn new() -> Lateness {
+        Lateness { own: histogram(), all: histogram() }
+    }
+
+    /// Adds that of another thread.
+    pub(crate) fn merge(&mut self, other: &Lateness) {
+        for (sum, other) in [(&mut self.own, &other.own), (&mut self.all, &other.all)] {
+            sum.add(other).expect("all histograms have the same bounds");
+        }
+    }
 }
 
 /// What came of one thread's loop.
@@ -173,7 +186,7 @@ impl<'a, P: Protocol> Generator<'a, P> {
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
         let mut open = Open {
             schedule,
-            lateness: Lateness { own: histogram(), worst: Duration::ZERO },
+            lateness: Lateness::new(),
             turn: 0,
             is_blocked: false,
             room_since: self.start,
@@ -226,7 +239,7 @@ impl<'a, P: Protocol> Generator<'a, P> {
             open.touched.push(place);
             if measured {
                 record(&mut open.lateness.own, now - due.max(open.room_since).min(now));
-                open.lateness.worst = open.lateness.worst.max(now - due);
+                record(&mut open.lateness.all, now - due);
             }
         }
         for place in open.touched.drain(..) {

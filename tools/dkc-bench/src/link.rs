@@ -12,12 +12,15 @@ use dkc::error::ErrorCode;
 use dkc::limits::{CONNECTION_RECEIVE_BYTES, REPLY_BYTES_MAX};
 use dkc::wire::client::{GetReply, Hello, IncrementReply, PROTOCOL_VERSION, Reply, Status, Welcome, decode_reply};
 use dkc::wire::frame::{Decoder, Frame};
+use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) use dkc::wire::client::Encoder;
 
 /// The id of the first request of a connection. All others are above.
 const HELLO_ID: u64 = 0;
+
+const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 
 /// One connection's side of the protocol.
 #[derive(Debug)]
@@ -155,6 +158,21 @@ impl Control {
             }
         }
         Err(failure)
+    }
+
+    /// Connects anew, to a server that may be starting again: tries for as long as it would wait for an answer.
+    ///
+    /// # Errors
+    /// That of the last try.
+    pub(crate) fn reconnect(&self, endpoints: &[String], dial_timeout: Duration) -> Result<Control, DialError> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            match Control::connect(endpoints, dial_timeout, self.timeout) {
+                // Nothing tells when somebody begins to listen.
+                Err(error) if error.is_unreachable && Instant::now() < deadline => thread::sleep(RECONNECT_PAUSE),
+                result => return result,
+            }
+        }
     }
 
     /// Where the stores can be reached, as far as the server said.

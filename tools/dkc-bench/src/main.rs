@@ -74,6 +74,10 @@ fn execute(plan: &Plan, json: bool) -> anyhow::Result<bool> {
     let measured = &outcome.measured;
     // Whatever cannot be found out or written afterwards is a failure of the run, but its figures stand.
     let mut failures: Vec<String> = measured.failures().map(str::to_owned).collect();
+    if !failures.is_empty() {
+        // Where connections broke, this one may have. What cannot be asked then fails below.
+        outcome.control = outcome.control.reconnect(&plan.endpoints, plan.dial_timeout).unwrap_or(outcome.control);
+    }
     let mut note = |error: anyhow::Error| failures.push(format!("{error:#}"));
     let status = outcome.control.status().map_err(|error| note(error.context("the server's status"))).ok();
     hgrm::write_files(plan, &measured.tallies).unwrap_or_else(&mut note);

@@ -1,6 +1,7 @@
 //! Printing what was measured: a table for people, or one line of JSON.
 
 use crate::environment::Environment;
+use crate::generator::Lateness;
 use crate::mix::Operation;
 use crate::plan::{Pace, Plan, Until};
 use crate::run::{Cost, Measured};
@@ -52,18 +53,14 @@ impl Report<'_> {
         self.text_of_latencies(out, &rows)?;
         writeln!(out)?;
         writeln!(out, "{}", describe_cost(measured.cost))?;
-        if let Some(lateness) = &measured.lateness {
-            let at = |percent| micros(lateness.own.value_at_percentile(percent));
+        if let Some(Lateness { own, all }) = &measured.lateness {
+            let verdict = if kept_up(own) { "" } else { "; THE GENERATOR DID NOT KEEP UP" };
             writeln!(
                 out,
-                "by its own doing, requests left after their moment: p50 {:.1} µs, p99 {:.1} µs, at worst {:.1} µs{}",
-                at(50.0),
-                at(99.0),
-                micros(lateness.own.max()),
-                if kept_up(&lateness.own) { "" } else { "; THE GENERATOR DID NOT KEEP UP" },
+                "requests left after their moment, by the generator's own doing: {}{verdict}",
+                lateness(own)
             )?;
-            let worst = micros(lateness.worst.as_nanos() as u64);
-            writeln!(out, "with the wait for room on a connection, at worst {worst:.1} µs; latencies have all of it")?;
+            writeln!(out, "with the wait for room on a connection, all of it in the latencies: {}", lateness(all))?;
         }
         if let Some(validation) = self.validation {
             writeln!(out)?;
@@ -141,7 +138,7 @@ impl Report<'_> {
                 "requests_sent": measured.cost.requests,
                 "lateness": measured.lateness.as_ref().map(|lateness| json!({
                     "own_micros": latency_json(&lateness.own),
-                    "worst_micros": micros(lateness.worst.as_nanos() as u64),
+                    "all_micros": latency_json(&lateness.all),
                     "kept_up": kept_up(&lateness.own),
                 })),
             },
@@ -239,6 +236,12 @@ pub(crate) fn latencies(nanos: &Histogram<u64>) -> Vec<(&'static str, f64)> {
 
 fn latency_json(nanos: &Histogram<u64>) -> Value {
     latencies(nanos).into_iter().map(|(name, micros)| (name.to_owned(), json!(micros))).collect::<Map<_, _>>().into()
+}
+
+/// How late requests were, in short.
+fn lateness(nanos: &Histogram<u64>) -> String {
+    let at = |percent| micros(nanos.value_at_percentile(percent));
+    format!("p50 {:.1} µs, p99 {:.1} µs, at worst {:.1} µs", at(50.0), at(99.0), micros(nanos.max()))
 }
 
 fn kept_up(own: &Histogram<u64>) -> bool {

@@ -93,14 +93,10 @@ fn gather(plan: &Plan, start: Instant, driven: Vec<Driven>) -> Measured {
         busy += thread.busy;
         last_answer = last_answer.max(thread.last_answer);
         records.extend(thread.records);
-        lateness = match (lateness, thread.lateness) {
-            (Some(mut sum), Some(other)) => {
-                sum.own.add(&other.own).expect("all histograms have the same bounds");
-                sum.worst = sum.worst.max(other.worst);
-                Some(sum)
-            }
-            (sum, other) => sum.or(other),
-        };
+        match (&mut lateness, thread.lateness) {
+            (Some(sum), Some(other)) => sum.merge(&other),
+            (sum, other) => *sum = sum.take().or(other),
+        }
     }
     records.sort_by_key(|&(number, _)| number);
     let records: Vec<Record> = records.into_iter().map(|(_, record)| record).collect();

@@ -187,6 +187,9 @@ impl Report<'_> {
                 writeln!(out, "  {name:<38} {median:>14.2}   ({min:.2} to {max:.2})")?;
             }
         }
+        if let Some(warning) = self.environment.busy() {
+            writeln!(out, "\n{warning}")?;
+        }
         if let Some(reason) = self.unfair {
             writeln!(out, "\nNOT A FAIR COMPARISON, so without ratios: {reason}")?;
         }
