@@ -112,7 +112,7 @@ impl<'a, P: Protocol> Generator<'a, P> {
         Ok(Generator {
             plan,
             lanes,
-            scratch: Scratch::default(),
+            scratch: Scratch::new(plan),
             epoll,
             start,
             measure_from: start + plan.warmup,

@@ -7,7 +7,7 @@ use crate::mix::Operation;
 use crate::plan::Plan;
 use crate::protocol::{Answer, Protocol, Request};
 use crate::socket::Socket;
-use crate::stream::{Keys, Stream};
+use crate::stream::{KeyColumn, Stream};
 use crate::tally::Tallies;
 use dkc::engine::part::PackedKeys;
 use dkc::error::ErrorCode;
@@ -101,11 +101,20 @@ struct Next {
 }
 
 /// What connections of a thread share to write requests.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Scratch<W> {
     writer: W,
-    keys: PackedKeys,
+    column: KeyColumn,
     deltas: Vec<i64>,
+    /// Those of a top.
+    no_keys: PackedKeys,
+}
+
+impl<W: Default> Scratch<W> {
+    pub(crate) fn new(plan: &Plan) -> Scratch<W> {
+        let (writer, column) = (W::default(), KeyColumn::new(plan));
+        Scratch { writer, column, deltas: Vec::new(), no_keys: PackedKeys::default() }
+    }
 }
 
 /// One connection under load.
@@ -120,7 +129,6 @@ pub(crate) struct Lane<P: Protocol> {
     pub(crate) is_clogged: bool,
     protocol: P,
     stream: Stream,
-    keys: Keys,
     slots: Slots,
     next: Option<Next>,
     frame: Vec<u8>,
@@ -136,7 +144,6 @@ impl<P: Protocol> Lane<P> {
             is_clogged: false,
             protocol,
             stream: Stream::new(plan, number),
-            keys: Keys::new(plan),
             slots: Slots::new(plan.depth),
             next: None,
             frame: Vec::new(),
@@ -158,10 +165,10 @@ impl<P: Protocol> Lane<P> {
         if self.next.is_some() {
             return true;
         }
-        let Scratch { writer, keys, deltas } = scratch;
-        keys.bytes.clear();
-        keys.ends.clear();
-        let Some(operation) = self.stream.next(|number| keys.push(self.keys.key(number))) else { return false };
+        let Scratch { writer, column, deltas, no_keys } = scratch;
+        column.clear();
+        let Some(operation) = self.stream.next(|number| column.push(number)) else { return false };
+        let keys = if operation == Operation::Top { no_keys } else { column.keys() };
         deltas.resize(keys.len(), 1);
         let slot = self.slots.free.pop().expect("one slot more than requests in flight");
         let request = Request { operation, keys, deltas, want_values: plan.want_values, top_keys: plan.top_keys };

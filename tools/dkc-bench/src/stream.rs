@@ -6,6 +6,7 @@
 use crate::distribution::{Sampler, Share};
 use crate::mix::{Mix, Operation};
 use crate::plan::Plan;
+use dkc::engine::part::PackedKeys;
 use dkc::engine::prng::{Prng, mix};
 
 /// The operations that one connection asks for, and the numbers of their keys.
@@ -57,32 +58,62 @@ pub(crate) fn stream_seed(seed: u64, stream: u64) -> u64 {
 /// Bytes of a key that tell it from all others of the run.
 pub(crate) const KEY_NAME_BYTES: usize = size_of::<u64>();
 
-/// Makes keys of numbers: the prefix, the number through a bijection that leaves no order behind, and filling that
-/// does not repeat itself.
+/// A column of keys of numbers: each the prefix, the number through a bijection that leaves no order behind, and filling
+/// that does not repeat itself.
+///
+/// All keys of a run have the same length and prefix. So a column is used again and again, and only what differs is
+/// written: making a key is a store or two.
 #[derive(Clone, Debug)]
-pub(crate) struct Keys {
-    key: Vec<u8>,
+pub(crate) struct KeyColumn {
+    packed: PackedKeys,
+    /// Of `packed`, how many are keys of the numbers of this time.
+    count: usize,
+    /// What a key is before it has a number.
+    blank: Vec<u8>,
     prefix_bytes: usize,
 }
 
-impl Keys {
-    /// The keys of a plan, which has room for [`KEY_NAME_BYTES`] after the prefix.
-    pub(crate) fn new(plan: &Plan) -> Keys {
-        let mut key = plan.prefix.clone().into_bytes();
-        let prefix_bytes = key.len();
-        key.resize(plan.key_bytes, 0);
-        Keys { key, prefix_bytes }
+impl KeyColumn {
+    /// A column for the keys of a plan, which has room for [`KEY_NAME_BYTES`] after the prefix.
+    pub(crate) fn new(plan: &Plan) -> KeyColumn {
+        let mut blank = plan.prefix.clone().into_bytes();
+        let prefix_bytes = blank.len();
+        blank.resize(plan.key_bytes, 0);
+        KeyColumn { packed: PackedKeys::default(), count: 0, blank, prefix_bytes }
     }
 
-    /// The key of a number. Distinct numbers have distinct keys.
+    /// Begins anew.
+    pub(crate) fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    /// Adds the key of a number. Distinct numbers have distinct keys.
     #[inline]
-    pub(crate) fn key(&mut self, number: u64) -> &[u8] {
+    pub(crate) fn push(&mut self, number: u64) {
+        if self.count == self.packed.len() {
+            self.packed.push(&self.blank);
+        }
+        let start = self.count * self.blank.len();
+        self.count += 1;
+        let key = &mut self.packed.bytes[start + self.prefix_bytes..start + self.blank.len()];
         let mut word = mix(number);
-        for place in self.key[self.prefix_bytes..].chunks_mut(KEY_NAME_BYTES) {
-            place.copy_from_slice(&word.to_le_bytes()[..place.len()]);
+        let (whole, rest) = key.as_chunks_mut::<KEY_NAME_BYTES>();
+        for place in whole {
+            *place = word.to_le_bytes();
             word = mix(word.wrapping_add(1));
         }
-        &self.key
+        if !rest.is_empty() {
+            rest.copy_from_slice(&word.to_le_bytes()[..rest.len()]);
+        }
+    }
+
+    /// The keys that were added.
+    pub(crate) fn keys(&mut self) -> &PackedKeys {
+        if self.count < self.packed.len() {
+            self.packed.ends.truncate(self.count);
+            self.packed.bytes.truncate(self.count * self.blank.len());
+        }
+        &self.packed
     }
 }
 
@@ -95,10 +126,25 @@ mod tests {
     fn keys_are_distinct_and_have_prefix_and_length() {
         for (prefix, key_bytes) in [("", "8"), ("abc", "11"), ("abc", "16"), ("abc", "200")] {
             let plan = Plan::parse(&["--prefix", prefix, "--key-bytes", key_bytes]).expect("valid");
-            let mut keys = Keys::new(&plan);
-            let distinct: BTreeSet<Vec<u8>> = (0..10_000).map(|number| keys.key(number).to_vec()).collect();
+            let mut column = KeyColumn::new(&plan);
+            (0..10_000).for_each(|number| column.push(number));
+            let distinct: BTreeSet<Vec<u8>> = column.keys().iter().map(<[u8]>::to_vec).collect();
             assert_eq!(distinct.len(), 10_000);
             assert!(distinct.iter().all(|key| key.len() == plan.key_bytes && key.starts_with(prefix.as_bytes())));
+        }
+    }
+
+    #[test]
+    fn a_column_is_the_same_whatever_it_held_before() {
+        let plan = Plan::parse(&["--prefix", "abc", "--key-bytes", "21"]).expect("valid");
+        let keys = |column: &mut KeyColumn, numbers: std::ops::Range<u64>| {
+            column.clear();
+            numbers.for_each(|number| column.push(number));
+            column.keys().clone()
+        };
+        let mut used = KeyColumn::new(&plan);
+        for numbers in [0..100, 50..60, 0..0, 7..200] {
+            assert_eq!(keys(&mut used, numbers.clone()), keys(&mut KeyColumn::new(&plan), numbers));
         }
     }
 

@@ -8,9 +8,8 @@ use crate::lane::Record;
 use crate::link::Control;
 use crate::mix::Operation;
 use crate::plan::Plan;
-use crate::stream::{Keys, Stream};
+use crate::stream::{KeyColumn, Stream};
 use anyhow::{Context, bail};
-use dkc::engine::part::PackedKeys;
 use dkc::error::ErrorCode;
 use dkc::limits::{BATCH_KEYS_MAX, REQUEST_BYTES_MAX};
 
@@ -134,14 +133,13 @@ fn read_all(
 ) -> anyhow::Result<()> {
     // Half of what a request may hold, so that the columns beside the keys fit, whatever the keys' length.
     let batch = (REQUEST_BYTES_MAX / 2 / plan.key_bytes.max(16)).min(BATCH_KEYS_MAX) as u64;
-    let (mut keys, mut packed) = (Keys::new(plan), PackedKeys::default());
+    let mut column = KeyColumn::new(plan);
     let mut start = 0;
     while start < key_count {
         let end = (start + batch).min(key_count);
-        packed.bytes.clear();
-        packed.ends.clear();
-        (start..end).for_each(|number| packed.push(keys.key(number)));
-        let counts = control.get(&packed).context("the counts cannot be read for the validation")?;
+        column.clear();
+        (start..end).for_each(|number| column.push(number));
+        let counts = control.get(column.keys()).context("the counts cannot be read for the validation")?;
         for (number, count) in (start..end).zip(counts) {
             each(number as usize, count);
         }
