@@ -118,3 +118,110 @@ pub(crate) fn addresses(plan: &Plan, control: &Control) -> Vec<String> {
     addresses.truncate(plan.connections);
     addresses
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::redis::Redis;
+    use crate::mix::Operation;
+    use crate::socket::TOO_LATE;
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+
+    /// What an increment of a key of 16 bytes is in the protocol of Redis, which takes a server of a few lines.
+    const COMMAND_BYTES: usize = "*3\r\n$6\r\nINCRBY\r\n$16\r\n0123456789abcdef\r\n$1\r\n1\r\n".len();
+
+    /// Serves one connection after another: `answer` is called for each command with its number on the connection, and
+    /// ends the connection by returning false.
+    fn serve(answer: impl Fn(usize, &mut TcpStream) -> bool + Send + Sync + 'static) -> Vec<String> {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let endpoint = listener.local_addr().expect("bound").to_string();
+        let answer = std::sync::Arc::new(answer);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, answer) = (stream.expect("a client"), answer.clone());
+                thread::spawn(move || {
+                    let mut number = 0;
+                    while stream.read_exact(&mut [0; COMMAND_BYTES]).is_ok() && answer(number, &mut stream) {
+                        number += 1;
+                    }
+                    // Closed with something unread, it would take back the answers that the client has not read.
+                    let _ = stream.shutdown(Shutdown::Write).and_then(|()| stream.read_to_end(&mut Vec::new()));
+                });
+            }
+        });
+        vec![endpoint]
+    }
+
+    fn acknowledge(stream: &mut TcpStream) -> bool {
+        stream.write_all(b":1\r\n").is_ok()
+    }
+
+    fn plan(arguments: &[&str]) -> Plan {
+        Plan::parse(&[&["--warmup", "0"], arguments].concat()).expect("valid")
+    }
+
+    #[test]
+    fn a_number_of_requests_is_kept_to_over_all_threads_and_connections() {
+        let server = serve(|_, stream| acknowledge(stream));
+        for pace in [&[][..], &["--rate", "10000"], &["--rate", "10000", "--arrivals", "poisson"]] {
+            let shape = ["--requests", "101", "--connections", "5", "--threads", "2", "--depth", "3", "--batch", "7"];
+            let measured = measure::<Redis>(&plan(&[&shape, pace].concat()), &server).expect("reachable");
+            let tally = measured.tallies.of(Operation::Increment);
+            assert_eq!((tally.requests, tally.keys, tally.latency.len()), (101, 707, 101));
+            assert_eq!((measured.cost.requests, measured.failures().count()), (101, 0));
+            assert_eq!(measured.lateness.map(|lateness| lateness.all.len()), (!pace.is_empty()).then_some(101));
+        }
+    }
+
+    #[test]
+    fn requests_that_a_server_holds_up_have_waited_since_they_were_due() {
+        const HOLD: Duration = Duration::from_millis(300);
+        let server = serve(|number, stream| {
+            if number == 0 {
+                thread::sleep(HOLD);
+            }
+            acknowledge(stream)
+        });
+        // One at a time, all of them due within 100 milliseconds: none can leave before the server lets go of the
+        // first, 200 milliseconds after the last was due. A loop that starts its clock when it sends would see one
+        // slow request.
+        let plan = plan(&["--rate", "1000", "--requests", "100", "--connections", "1", "--depth", "1", "--batch", "1"]);
+        let measured = measure::<Redis>(&plan, &server).expect("reachable");
+        let (latency, lateness) =
+            (&measured.tallies.of(Operation::Increment).latency, measured.lateness.expect("open"));
+        let at_least = |micros: u128| micros >= (HOLD - Duration::from_millis(101)).as_micros();
+        assert!(at_least(u128::from(latency.min() / 1_000)), "{} ns", latency.min());
+        assert!(at_least(u128::from(lateness.all.value_at_percentile(50.0) / 1_000)));
+        assert_eq!((latency.len(), lateness.own.len()), (100, 100));
+    }
+
+    #[test]
+    fn what_is_in_flight_when_a_server_hangs_up_is_unknown() {
+        let server = serve(|number, stream| number < 10 && acknowledge(stream));
+        let shape = ["--connections", "3", "--depth", "4", "--batch", "5", "--validate"];
+        let measured = measure::<Redis>(&plan(&shape), &server).expect("reachable");
+        let tally = measured.tallies.of(Operation::Increment);
+        assert_eq!((tally.requests, tally.unknown), (2 * 3, 3 * 4 * 5), "two answered and four in flight on each");
+        assert!(measured.records.iter().all(|record| record.sent == 6 && record.exceptions.len() == 4));
+        assert_eq!(measured.failures().count(), 3);
+    }
+
+    #[test]
+    fn a_server_that_falls_silent_is_given_up() {
+        let server = serve(|_, _| true);
+        for pace in [&[][..], &["--rate", "10000"]] {
+            let shape = ["--connections", "2", "--depth", "1", "--timeout", "0.05"];
+            let measured = measure::<Redis>(&plan(&[&shape, pace].concat()), &server).expect("reachable");
+            assert_eq!(measured.failures().collect::<Vec<_>>(), [TOO_LATE; 2]);
+            assert_eq!(measured.tallies.of(Operation::Increment).unknown, 2 * 1_024);
+        }
+    }
+
+    #[test]
+    fn nobody_to_connect_to_is_an_error() {
+        let gone = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").to_string();
+        let error = measure::<Redis>(&plan(&[]), &[gone]).err().expect("nobody listens");
+        assert!(error.downcast_ref::<crate::socket::DialError>().is_some_and(|error| error.is_unreachable));
+    }
+}
