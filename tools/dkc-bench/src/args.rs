@@ -73,7 +73,7 @@ pub(crate) struct RunArgs {
     pub(crate) server: ServerArgs,
 
     /// Connections
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub(crate) connections: u32,
 
     /// Threads that drive the connections, at most one each
@@ -115,10 +115,14 @@ pub(crate) struct RunArgs {
 
     /// How keys are chosen
     ///
-    /// uniform; zipf:EXPONENT such as zipf:0.99, the share of the key of rank r being proportional to r^-EXPONENT;
-    /// hot:FRACTION:PROBABILITY such as hot:0.01:0.9, a hot set of a hundredth of the keys that is met nine times in
-    /// ten; latest, where one increment in 20 counts a new key beyond --keys and the others prefer new keys to old
-    /// ones, by Zipf's law with 0.99; sequential, each key once and then an end, to load a server.
+    /// - uniform: all alike
+    /// - zipf:EXPONENT, such as zipf:0.99: the key of rank r has a share proportional to
+    ///   r^-EXPONENT
+    /// - hot:FRACTION:PROBABILITY, such as hot:0.01:0.9: a hundredth of the keys is met nine
+    ///   times in ten
+    /// - latest: one increment in 20 counts a new key beyond --keys, the others prefer new keys
+    ///   to old ones, by Zipf's law with 0.99
+    /// - sequential: each key once, and then the run is over: to load a server
     #[arg(long, value_name = "CHOICE", default_value = "uniform", verbatim_doc_comment)]
     pub(crate) distribution: Distribution,
 

@@ -25,7 +25,6 @@ struct Server {
     shards: usize,
     /// Whether all logs are written past the page cache.
     direct_io: bool,
-    connections: u64,
     memory_bytes_max: u64,
     segment_bytes: u64,
 }
@@ -38,7 +37,6 @@ impl Server {
             stores: stores.len(),
             shards: stores.iter().map(|store| store.shards.len()).sum(),
             direct_io: stores.iter().all(|store| store.direct_io),
-            connections: stores.iter().map(|store| u64::from(store.connections)).sum(),
             memory_bytes_max: stores.iter().map(|store| store.memory_bytes_max).sum(),
             segment_bytes: stores.iter().map(|store| store.segment_bytes).sum(),
         }
@@ -105,7 +103,6 @@ impl Environment {
                 "stores": self.server.stores,
                 "shards": self.server.shards,
                 "direct_io": self.server.direct_io,
-                "connections": self.server.connections,
                 "memory_bytes_max": self.server.memory_bytes_max,
                 "segment_bytes": self.server.segment_bytes,
             },

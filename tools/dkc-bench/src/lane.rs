@@ -66,16 +66,21 @@ struct InFlight {
 
 /// Requests by their id, which is made of a place in a table and the request's number: found without a search, and an
 /// id that comes twice or was never given is noticed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Slots {
+    /// As many as were ever needed at a time, which is few for one of many connections.
     slots: Vec<Option<InFlight>>,
     free: Vec<usize>,
     in_flight: usize,
 }
 
 impl Slots {
-    fn new(depth: usize) -> Slots {
-        Slots { slots: vec![None; depth + 1], free: (0..=depth).rev().collect(), in_flight: 0 }
+    fn reserve(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            debug_assert!(self.slots.len() as u64 <= SLOTS_MAX, "an id for each request in flight, and for the next");
+            self.slots.len() - 1
+        })
     }
 
     fn id(slot: usize, number: u64) -> u64 {
@@ -144,7 +149,7 @@ impl<P: Protocol> Lane<P> {
             is_clogged: false,
             protocol,
             stream: Stream::new(plan, number),
-            slots: Slots::new(plan.depth),
+            slots: Slots::default(),
             next: None,
             frame: Vec::new(),
         }
@@ -170,7 +175,7 @@ impl<P: Protocol> Lane<P> {
         let Some(operation) = self.stream.next(|number| column.push(number)) else { return false };
         let keys = if operation == Operation::Top { no_keys } else { column.keys() };
         deltas.resize(keys.len(), 1);
-        let slot = self.slots.free.pop().expect("one slot more than requests in flight");
+        let slot = self.slots.reserve();
         let request = Request { operation, keys, deltas, want_values: plan.want_values, top_keys: plan.top_keys };
         self.protocol.write(writer, &mut self.frame, Slots::id(slot, self.record.sent), &request);
         self.next = Some(Next { slot, operation, keys: keys.len() });
@@ -265,10 +270,10 @@ mod tests {
 
     #[test]
     fn each_id_is_found_once() {
-        let mut slots = Slots::new(3);
+        let mut slots = Slots::default();
         let mut ids = Vec::new();
         for number in 0..3 {
-            let slot = slots.free.pop().expect("free");
+            let slot = slots.reserve();
             let request =
                 InFlight { number, operation: Operation::Get, keys: 1, since: Instant::now(), measured: true };
             slots.slots[slot] = Some(request);
@@ -280,6 +285,6 @@ mod tests {
         assert!(slots.take(0).is_none());
         assert_eq!(slots.take(ids[1]).expect("in flight").number, 1);
         assert!(slots.take(ids[1]).is_none(), "twice");
-        assert_eq!((slots.in_flight, slots.free.len()), (2, 2));
+        assert_eq!((slots.in_flight, slots.reserve(), slots.reserve()), (2, 1, 3));
     }
 }

@@ -7,6 +7,7 @@ use crate::link::{Control, Link};
 use crate::plan::Plan;
 use crate::protocol::Protocol;
 use crate::tally::Tallies;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
@@ -65,6 +66,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Outcome> {
 /// # Errors
 /// As [`run`].
 pub(crate) fn measure<P: Protocol + Send>(plan: &Plan, addresses: &[String]) -> anyhow::Result<Measured> {
+    allow_many_files();
     let mut lanes: Vec<Vec<Lane<P>>> = (0..plan.threads).map(|_| Vec::new()).collect();
     for number in 0..plan.connections {
         let opened = P::open(&addresses[number % addresses.len()], Instant::now() + plan.dial_timeout)?;
@@ -82,6 +84,13 @@ pub(crate) fn measure<P: Protocol + Send>(plan: &Plan, addresses: &[String]) -> 
         anyhow::Ok(threads.into_iter().map(join).collect::<Result<_, std::io::Error>>()?)
     })?;
     Ok(gather(plan, start, driven))
+}
+
+/// Raises the number of files, and so of connections, that this process may have to what an administrator allows. Where
+/// that is refused or not enough, connecting says so.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn gather(plan: &Plan, start: Instant, driven: Vec<Driven>) -> Measured {
