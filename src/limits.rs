@@ -95,6 +95,23 @@ pub const SHARDS_MAX: usize = 4_096;
 
 /// An entry stops gathering further requests once its payload has this many bytes.
 pub const ENTRY_BYTES_TARGET: usize = 256 << 10;
+/// Bytes of a session's name, at most.
+pub const SESSION_NAME_BYTES_MAX: usize = 255;
+/// Requests of one session between the oldest without an answer and the newest, at most: by so much may a sequence exceed
+/// its low-water mark. It bounds the outcomes that a shard keeps of a session.
+pub const SESSION_SPAN_MAX: u64 = 4_096;
+/// Bytes of outcomes that a shard keeps of one session; past it only the request that holds up the low-water mark is taken.
+pub const SESSION_WINDOW_BYTES_MAX: usize = 4 << 20;
+/// Sessions that are open at a time, at most; past it: `Overloaded` until the oldest expire.
+pub const SESSIONS_MAX: usize = 1 << 20;
+/// Names of sessions that are remembered, at most; past it new ones are refused with `Overloaded`.
+pub const SESSION_NAMES_MAX: usize = 1 << 16;
+/// Age at which sessions expire when nothing else is configured. Clients open the next one at half of it.
+pub const SESSION_AGE_MICROS_DEFAULT: u64 = 24 * 3_600 * 1_000_000;
+/// Microseconds by which one entry may advance the meta shard's clock, at most: so a leader whose clock jumps ages sessions
+/// by no more.
+pub const LOG_TIME_STEP_MICROS_MAX: u64 = 300_000_000;
+
 /// Increments that are hashed and handed to the table together.
 pub const APPLY_CHUNK_KEYS: usize = 32;
 /// Bytes of an entry's payload, at most: a whole request, re-encoded, fits.

@@ -110,7 +110,7 @@ mod tests {
         while batch.push(&vec![b'k'; key_bytes], -1).is_ok() {}
         assert_eq!(batch.push(&vec![b'k'; key_bytes], -1), Err(BatchError::Full));
         let mut out = Vec::new();
-        Encoder::new().increment(&mut out, 1, batch.keys(), batch.deltas(), true);
+        Encoder::new().increment(&mut out, 1, batch.keys(), batch.deltas(), true, None);
         let mut decoder = Decoder::new(REQUEST_BYTES_MAX);
         decoder.space(out.len())[..out.len()].copy_from_slice(&out);
         decoder.filled(out.len());

@@ -82,7 +82,7 @@ impl Pipeline {
     pub(super) fn increment(&mut self, batch: &Batch, want_values: bool) -> u64 {
         let expected = Expected::Increments { count: batch.len(), values: want_values };
         self.request(expected, |encoder, out, id| {
-            encoder.increment(out, id, batch.keys(), batch.deltas(), want_values);
+            encoder.increment(out, id, batch.keys(), batch.deltas(), want_values, None);
         })
     }
 

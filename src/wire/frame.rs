@@ -38,6 +38,14 @@ pub enum Kind {
     TopK = 4,
     /// Ask what the server is doing.
     Status = 5,
+    /// Open a session.
+    OpenSession = 6,
+    /// Take over a named session.
+    AttachSession = 7,
+    /// Leave a named session.
+    CloseSession = 8,
+    /// Ask what became of a request.
+    Resolve = 9,
     /// Answers `Hello`.
     Welcome = 129,
     /// Answers `Increment`.
@@ -48,22 +56,38 @@ pub enum Kind {
     TopKReply = 132,
     /// Answers `Status`.
     StatusReply = 133,
+    /// Answers `OpenSession`.
+    OpenSessionReply = 134,
+    /// Answers `AttachSession`.
+    AttachSessionReply = 135,
+    /// Answers `CloseSession`.
+    CloseSessionReply = 136,
+    /// Answers `Resolve`.
+    ResolveReply = 137,
     /// Answers any request that is refused as a whole.
     Error = 255,
 }
 
 impl Kind {
-    const ALL: [Kind; 11] = [
+    const ALL: [Kind; 19] = [
         Kind::Hello,
         Kind::Increment,
         Kind::Get,
         Kind::TopK,
         Kind::Status,
+        Kind::OpenSession,
+        Kind::AttachSession,
+        Kind::CloseSession,
+        Kind::Resolve,
         Kind::Welcome,
         Kind::IncrementReply,
         Kind::GetReply,
         Kind::TopKReply,
         Kind::StatusReply,
+        Kind::OpenSessionReply,
+        Kind::AttachSessionReply,
+        Kind::CloseSessionReply,
+        Kind::ResolveReply,
         Kind::Error,
     ];
 
