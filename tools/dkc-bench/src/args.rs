@@ -138,6 +138,10 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) values: bool,
 
+    /// Send increments without sessions, so that servers need not remember them to count them once
+    #[arg(long)]
+    pub(crate) no_sessions: bool,
+
     /// How many of the highest counts a top request asks for
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=TOP_KEYS_MAX as i64))]
     pub(crate) k: u32,

@@ -162,13 +162,13 @@ impl<P: Protocol> Lane<P> {
 
     /// Whether another request may leave, if there is one.
     pub(crate) fn has_room(&self, plan: &Plan) -> bool {
-        self.slots.in_flight < plan.depth && self.record.failure.is_none()
+        self.slots.in_flight < plan.depth && self.protocol.has_room() && self.record.failure.is_none()
     }
 
-    /// Writes the next request; returns whether there is one.
+    /// Writes the next request, unless it is written; returns whether there is one.
     pub(crate) fn prepare(&mut self, plan: &Plan, scratch: &mut Scratch<P::Writer>) -> bool {
-        if self.next.is_some() {
-            return true;
+        if self.next.is_some() || !self.protocol.has_room() {
+            return self.next.is_some();
         }
         let Scratch { writer, column, deltas, no_keys } = scratch;
         column.clear();

@@ -5,20 +5,27 @@
 //! wire, so this is the one file to change when the protocol grows.
 
 use crate::mix::Operation;
+use crate::plan::Plan;
 use crate::protocol::{Answer, Protocol, Request};
 use crate::socket::{DialError, Socket};
 use dkc::engine::part::PackedKeys;
+use dkc::engine::sessions::Credentials;
 use dkc::error::ErrorCode;
-use dkc::limits::{CONNECTION_RECEIVE_BYTES, REPLY_BYTES_MAX};
-use dkc::wire::client::{GetReply, Hello, IncrementReply, PROTOCOL_VERSION, Reply, Status, Welcome, decode_reply};
+use dkc::ids::Sequence;
+use dkc::limits::{CONNECTION_RECEIVE_BYTES, REPLY_BYTES_MAX, SESSION_SPAN_MAX};
+use dkc::wire::client::{
+    GetReply, Hello, IncrementReply, PROTOCOL_VERSION, Reply, Stamp, Status, Welcome, decode_reply,
+};
 use dkc::wire::frame::{Decoder, Frame};
+use std::collections::VecDeque;
 use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) use dkc::wire::client::Encoder;
 
-/// The id of the first request of a connection. All others are above.
+/// Ids of the first requests of a connection. All others are above.
 const HELLO_ID: u64 = 0;
+const SESSION_ID: u64 = 1;
 
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -26,11 +33,47 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Link {
     decoder: Decoder,
+    session: Option<Session>,
+}
+
+/// What numbers the increment requests of a connection. As a load generator, it never sends one again; but servers do not
+/// know that, and do all that exactly once takes.
+#[derive(Debug)]
+struct Session {
+    credentials: Credentials,
+    /// Every request up to this number was answered.
+    low_water: u64,
+    /// The requests after that, by number: their ids, and whether they were answered.
+    waiting: VecDeque<(u64, bool)>,
+}
+
+impl Session {
+    fn new(credentials: Credentials) -> Session {
+        Session { credentials, low_water: 0, waiting: VecDeque::new() }
+    }
+
+    /// The stamp of the next request.
+    fn stamp(&mut self, id: u64) -> Stamp {
+        self.waiting.push_back((id, false));
+        let sequence = self.low_water + self.waiting.len() as u64;
+        Stamp { credentials: self.credentials, sequence: Sequence(sequence), low_water: Sequence(self.low_water) }
+    }
+
+    /// Takes note of an answer, if it is to an increment.
+    fn note_answer(&mut self, id: u64) {
+        // Answers overtake each other by little.
+        if let Some((_, answered)) = self.waiting.iter_mut().find(|(each, _)| *each == id) {
+            *answered = true;
+        }
+        while self.waiting.pop_front_if(|(_, answered)| *answered).is_some() {
+            self.low_water += 1;
+        }
+    }
 }
 
 impl Link {
     fn new() -> Link {
-        Link { decoder: Decoder::new(REPLY_BYTES_MAX) }
+        Link { decoder: Decoder::new(REPLY_BYTES_MAX), session: None }
     }
 
     fn next_reply(&mut self) -> Result<Option<(u64, Reply)>, String> {
@@ -75,14 +118,30 @@ impl Link {
 impl Protocol for Link {
     type Writer = Encoder;
 
-    fn open(endpoint: &str, deadline: Instant) -> Result<(Socket, Link), DialError> {
-        Link::greet(endpoint, deadline).map(|(socket, link, _)| (socket, link))
+    fn open(plan: &Plan, endpoint: &str, deadline: Instant) -> Result<(Socket, Link), DialError> {
+        let (mut socket, mut link, _) = Link::greet(endpoint, deadline)?;
+        if plan.sessions && plan.mix.has(Operation::Increment) {
+            let mut bytes = Vec::new();
+            Encoder::new().open_session(&mut bytes, SESSION_ID, None);
+            socket.push(&mut bytes);
+            match link.wait(&mut socket, deadline).map_err(|reason| DialError::unreachable(endpoint, reason))? {
+                (SESSION_ID, Reply::OpenSession(opened)) => link.session = Some(Session::new(opened.credentials)),
+                (_, reply) => return Err(DialError::refused(endpoint, unexpected(&reply))),
+            }
+        }
+        Ok((socket, link))
     }
 
-    /// The only place that puts measured requests on the wire: what every increment has to carry is added here.
+    fn has_room(&self) -> bool {
+        self.session.as_ref().is_none_or(|session| (session.waiting.len() as u64) < SESSION_SPAN_MAX)
+    }
+
     fn write(&mut self, encoder: &mut Encoder, out: &mut Vec<u8>, id: u64, request: &Request<'_>) {
         match request.operation {
-            Operation::Increment => encoder.increment(out, id, request.keys, request.deltas, request.want_values),
+            Operation::Increment => {
+                let stamp = self.session.as_mut().map(|session| session.stamp(id));
+                encoder.increment(out, id, request.keys, request.deltas, request.want_values, stamp.as_ref());
+            }
             Operation::Get => encoder.get(out, id, request.keys),
             Operation::Top => encoder.top_k(out, id, request.top_keys),
         }
@@ -98,6 +157,9 @@ impl Protocol for Link {
 
     fn next_answer(&mut self) -> Result<Option<(u64, Answer)>, String> {
         let Some((id, reply)) = self.next_reply()? else { return Ok(None) };
+        if let Some(session) = &mut self.session {
+            session.note_answer(id);
+        }
         let answer = match reply {
             Reply::Increment(reply) => increments(&reply),
             Reply::Get(reply) => counts(&reply),
@@ -106,7 +168,7 @@ impl Protocol for Link {
                 return Err(format!("the server ends the connection with {code:?}: {text}"));
             }
             Reply::Error { code, .. } => Answer::Refused(code),
-            Reply::Welcome(_) | Reply::Status(_) => return Err(format!("an answer to request {id} of another kind")),
+            _ => return Err(format!("an answer to request {id} of another kind")),
         };
         Ok(Some((id, answer)))
     }
@@ -224,6 +286,7 @@ fn unexpected(reply: &Reply) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dkc::ids::{SessionEpoch, SessionId, SessionToken};
     use dkc::wire::client::{Part, TopKReply};
 
     fn answers(write: impl FnOnce(&mut Encoder, &mut Vec<u8>)) -> Result<Option<(u64, Answer)>, String> {
@@ -248,6 +311,24 @@ mod tests {
         assert_eq!(answered(&|e, out| e.top_k_reply(out, 3, &TopKReply::default())), Answer::Top { keys: 0 });
         let refused = Answer::Refused(ErrorCode::DiskFull);
         assert_eq!(answered(&|e, out| e.error(out, 3, ErrorCode::DiskFull, "")), refused);
+    }
+
+    #[test]
+    fn the_low_water_mark_is_under_the_first_request_without_an_answer() {
+        let credentials = Credentials { session: SessionId(5), epoch: SessionEpoch(1), token: SessionToken(7) };
+        let mut session = Session::new(credentials);
+        let stamped = |session: &mut Session, id| {
+            let stamp = session.stamp(id);
+            (stamp.sequence.0, stamp.low_water.0)
+        };
+        assert_eq!([10, 20, 30].map(|id| stamped(&mut session, id)), [(1, 0), (2, 0), (3, 0)]);
+        session.note_answer(20);
+        session.note_answer(99);
+        assert_eq!(stamped(&mut session, 40), (4, 0));
+        session.note_answer(10);
+        assert_eq!(stamped(&mut session, 50), (5, 2));
+        [30, 50, 40].iter().for_each(|&id| session.note_answer(id));
+        assert_eq!(stamped(&mut session, 60), (6, 5));
     }
 
     #[test]

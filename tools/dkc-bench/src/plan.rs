@@ -56,6 +56,8 @@ pub(crate) struct Plan {
     pub(crate) distribution: Distribution,
     pub(crate) mix: Mix,
     pub(crate) want_values: bool,
+    /// Whether increments belong to a session, and so would count once however often they were sent.
+    pub(crate) sessions: bool,
     /// Keys a top request asks for.
     pub(crate) top_keys: u32,
     pub(crate) pace: Pace,
@@ -97,6 +99,7 @@ impl Plan {
             distribution: args.distribution,
             mix: args.mix.unwrap_or(Mix::only(args.op)),
             want_values: args.values,
+            sessions: !args.no_sessions,
             top_keys: args.k,
             pace,
             until,

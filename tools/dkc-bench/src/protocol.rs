@@ -4,6 +4,7 @@
 //! the loop that drives them is the same, so what it costs is the same.
 
 use crate::mix::Operation;
+use crate::plan::Plan;
 use crate::socket::{DialError, Socket};
 use dkc::engine::part::PackedKeys;
 use dkc::error::ErrorCode;
@@ -60,7 +61,12 @@ pub(crate) trait Protocol: Sized {
     ///
     /// # Errors
     /// Why there is no connection.
-    fn open(endpoint: &str, deadline: Instant) -> Result<(Socket, Self), DialError>;
+    fn open(plan: &Plan, endpoint: &str, deadline: Instant) -> Result<(Socket, Self), DialError>;
+
+    /// Whether the protocol allows for another request before more answers come.
+    fn has_room(&self) -> bool {
+        true
+    }
 
     /// Appends a request. No other under way has the same id.
     fn write(&mut self, writer: &mut Self::Writer, out: &mut Vec<u8>, id: u64, request: &Request<'_>);

@@ -193,6 +193,7 @@ fn plan_json(plan: &Plan, addresses: &[String]) -> Value {
         "distribution": plan.distribution.to_string(),
         "mix": plan.mix.to_string(),
         "values": plan.want_values,
+        "sessions": plan.sessions,
         "top_keys": plan.top_keys,
         "rate": rate,
         "arrivals": arrivals,
@@ -215,6 +216,7 @@ fn describe(plan: &Plan) -> String {
     }
     if plan.mix.has(Operation::Increment) {
         text += if plan.want_values { ", new counts asked for" } else { ", acknowledged only" };
+        text += if plan.sessions { ", exactly once" } else { ", without sessions" };
     }
     if plan.mix.has(Operation::Top) {
         text += &format!(", top {}", plan.top_keys);
@@ -286,7 +288,7 @@ mod tests {
         assert_eq!(
             described(&["--distribution", "zipf:0.99", "--values"]),
             "increment: connections 4, depth 8, batch 1,024, 1,000,000 keys of 16 bytes, \
-             zipf:0.99, new counts asked for"
+             zipf:0.99, new counts asked for, exactly once"
         );
         assert_eq!(described(&["--op", "top", "--k", "5"]), "top: connections 4, depth 8, top 5");
         assert_eq!(

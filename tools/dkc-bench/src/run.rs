@@ -69,7 +69,7 @@ pub(crate) fn measure<P: Protocol + Send>(plan: &Plan, addresses: &[String]) -> 
     allow_many_files();
     let mut lanes: Vec<Vec<Lane<P>>> = (0..plan.threads).map(|_| Vec::new()).collect();
     for number in 0..plan.connections {
-        let opened = P::open(&addresses[number % addresses.len()], Instant::now() + plan.dial_timeout)?;
+        let opened = P::open(plan, &addresses[number % addresses.len()], Instant::now() + plan.dial_timeout)?;
         lanes[number % plan.threads].push(Lane::new(plan, number, opened));
     }
     let start = Instant::now();

@@ -158,6 +158,7 @@ fn plan(args: &CompareArgs, load: Load, prefix: &str) -> Plan {
         distribution: Distribution::Uniform,
         mix: Mix::only(Operation::Increment),
         want_values: false,
+        sessions: true,
         top_keys: 1,
         pace: Pace::Closed,
         until: Until::Elapsed(Duration::ZERO),

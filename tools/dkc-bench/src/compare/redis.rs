@@ -4,6 +4,7 @@
 //! is. Redis answers in the order it was asked.
 
 use crate::mix::Operation;
+use crate::plan::Plan;
 use crate::protocol::{Answer, Protocol, Request};
 use crate::socket::{DialError, Socket};
 use anyhow::{Context, bail};
@@ -64,7 +65,7 @@ impl Redis {
 impl Protocol for Redis {
     type Writer = Header;
 
-    fn open(endpoint: &str, deadline: Instant) -> Result<(Socket, Redis), DialError> {
+    fn open(_plan: &Plan, endpoint: &str, deadline: Instant) -> Result<(Socket, Redis), DialError> {
         Ok((Socket::dial(endpoint, deadline)?, Redis::new()))
     }
 
