@@ -147,6 +147,9 @@ pub(crate) struct RunArgs {
     pub(crate) k: u32,
 
     /// Open loop: so many requests a second over all connections, however fast the server is
+    ///
+    /// What was due and could not leave in time leaves later; so with a server that is too slow for the rate, the run
+    /// takes longer than it was told to, and latencies grow to the end.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub(crate) rate: Option<u64>,
 

@@ -85,6 +85,8 @@ struct Open {
 /// One thread's connections and all that its loop needs.
 pub(crate) struct Generator<'a, P: Protocol> {
     plan: &'a Plan,
+    /// Of the threads.
+    share: Share,
     lanes: Vec<Lane<P>>,
     scratch: Scratch<P::Writer>,
     epoll: OwnedFd,
@@ -111,6 +113,7 @@ impl<'a, P: Protocol> Generator<'a, P> {
         }
         Ok(Generator {
             plan,
+            share,
             lanes,
             scratch: Scratch::new(plan),
             epoll,
@@ -125,15 +128,15 @@ impl<'a, P: Protocol> Generator<'a, P> {
     }
 
     /// Sends until the run is over, and waits for all answers.
-    pub(crate) fn run(mut self, share: Share) -> Driven {
+    pub(crate) fn run(mut self) -> Driven {
         let lateness = match self.plan.pace {
             Pace::Closed => {
                 self.run_closed();
                 None
             }
             Pace::Open { rate, arrivals } => {
-                let schedule = Schedule::new(rate, arrivals, share, self.plan.seed_of(SCHEDULE_STREAM + share.number));
-                Some(self.run_open(schedule))
+                let seed = self.plan.seed_of(SCHEDULE_STREAM + self.share.number);
+                Some(self.run_open(Schedule::new(rate, arrivals, self.share, seed)))
             }
         };
         let busy = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
@@ -221,7 +224,8 @@ impl<'a, P: Protocol> Generator<'a, P> {
         open.lateness
     }
 
-    /// Hands what is due to connections with room, and sends it.
+    /// Hands what is due to connections with room, and sends it. What was due before the end leaves even after it: to
+    /// leave it out would be to leave out those that waited longest.
     fn send_due(&mut self, open: &mut Open) {
         while !self.is_over && open.touched.len() < DUE_AT_ONCE_MAX {
             let (due, now) = (self.start + open.schedule.next(), Instant::now());

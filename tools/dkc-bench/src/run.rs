@@ -77,7 +77,7 @@ pub(crate) fn measure<P: Protocol + Send>(plan: &Plan, addresses: &[String]) -> 
         let drive = |(number, lanes)| {
             let share = Share { number: number as u64, of: plan.threads as u64 };
             let builder = thread::Builder::new().name(format!("generator-{number}"));
-            builder.spawn_scoped(scope, move || Ok(Generator::new(plan, share, lanes, start)?.run(share)))
+            builder.spawn_scoped(scope, move || Ok(Generator::new(plan, share, lanes, start)?.run()))
         };
         let threads: Vec<_> = lanes.into_iter().enumerate().map(drive).collect::<Result<_, _>>()?;
         let join = |thread: ScopedJoinHandle<'_, _>| thread.join().expect("a panic ends the process");
