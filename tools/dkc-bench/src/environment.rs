@@ -13,12 +13,13 @@ pub(crate) struct Environment {
     memory_bytes: u64,
     /// Load averages of the machine, as the kernel prints them.
     load: String,
-    server: Server,
+    /// `None` if it could not be asked.
+    server: Option<Server>,
     command_line: Vec<String>,
 }
 
 /// What a server's status says that has a bearing on figures.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Server {
     version: String,
     stores: usize,
@@ -58,7 +59,7 @@ impl Environment {
             cpu_model: value(&read("/proc/cpuinfo"), "model name"),
             memory_bytes: memory.trim_end_matches(" kB").parse::<u64>().unwrap_or(0) << 10,
             load: read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
-            server: status.map(Server::new).unwrap_or_default(),
+            server: status.map(Server::new),
             command_line: env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
         }
     }
@@ -80,9 +81,13 @@ impl Environment {
     /// # Errors
     /// Those of the writer.
     pub(crate) fn text(&self, out: &mut impl Write) -> io::Result<()> {
-        let Server { version, stores, shards, direct_io, .. } = &self.server;
-        let writes = if *direct_io { "direct I/O" } else { "through the page cache" };
-        writeln!(out, "server {version}: stores {stores}, shards {shards}, {writes}")?;
+        match &self.server {
+            Some(Server { version, stores, shards, direct_io, .. }) => {
+                let writes = if *direct_io { "direct I/O" } else { "through the page cache" };
+                writeln!(out, "server {version}: stores {stores}, shards {shards}, {writes}")?;
+            }
+            None => writeln!(out, "server: could not be asked")?,
+        }
         let Environment { kernel, cpus, cpu_model, memory_bytes, load, .. } = self;
         let gib = *memory_bytes as f64 / f64::from(1u32 << 30);
         writeln!(out, "kernel {kernel}, {cpus} CPUs {cpu_model}, {gib:.1} GiB, load averages {load}")
@@ -98,14 +103,14 @@ impl Environment {
             "busy": self.busy(),
             "bench_version": env!("CARGO_PKG_VERSION"),
             "command_line": self.command_line,
-            "server": {
-                "version": self.server.version,
-                "stores": self.server.stores,
-                "shards": self.server.shards,
-                "direct_io": self.server.direct_io,
-                "memory_bytes_max": self.server.memory_bytes_max,
-                "segment_bytes": self.server.segment_bytes,
-            },
+            "server": self.server.as_ref().map(|server| json!({
+                "version": server.version,
+                "stores": server.stores,
+                "shards": server.shards,
+                "direct_io": server.direct_io,
+                "memory_bytes_max": server.memory_bytes_max,
+                "segment_bytes": server.segment_bytes,
+            })),
         })
     }
 }
