@@ -10,9 +10,8 @@
 
 use dkc::engine::part::PackedKeys;
 use dkc::error::ErrorCode;
-use dkc::ids::Sequence;
 use dkc::limits::{FLATBUFFER_TABLE_OVERHEAD_BYTES, FLATBUFFER_TABLES_MAX, FRAME_HEADER_BYTES, REQUEST_BYTES_MAX};
-use dkc::wire::client::{Encoder, Keys, Reply, Request, Stamp, decode_reply, decode_request};
+use dkc::wire::client::{Encoder, Keys, Reply, Request, decode_reply, decode_request};
 use dkc::wire::frame::{Decoder, FrameError, Kind, push_frame};
 
 use crate::allocator::peak_of;
@@ -137,15 +136,18 @@ fn encode_request(out: &mut Vec<u8>, request: &Request<'_>, fault: Fault) {
         Request::Hello(hello) => encoder.hello(out, 1, hello),
         Request::Increment(increment) => {
             let deltas: Vec<i64> = increment.deltas().collect();
-            // The planted fault: a low-water mark far behind is brought up.
-            let behind = |stamp: &Stamp| stamp.sequence.0 - stamp.low_water.0 > 1_000;
-            let stamp = increment.stamp.map(|stamp| match stamp.sequence.0 - 1 {
-                low_water if fault.is_planted() && behind(&stamp) => Stamp { low_water: Sequence(low_water), ..stamp },
-                _ => stamp,
-            });
-            encoder.increment(out, 1, &packed(&increment.keys), &deltas, increment.want_values, stamp.as_ref());
+            encoder.increment(
+                out,
+                1,
+                &packed(&increment.keys),
+                &deltas,
+                increment.want_values,
+                increment.stamp.as_ref(),
+            );
         }
         Request::Get(get) => encoder.get(out, 1, &packed(&get.keys)),
+        // The planted fault: a large k becomes a smaller one.
+        Request::TopK { k } if fault.is_planted() => encoder.top_k(out, 1, (*k).min(64)),
         Request::TopK { k } => encoder.top_k(out, 1, *k),
         Request::Status => encoder.status(out, 1),
         Request::OpenSession { name } => encoder.open_session(out, 1, *name),

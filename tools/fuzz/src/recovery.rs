@@ -199,12 +199,13 @@ impl Log {
 
     /// Holds recovery to the four rules of the module.
     fn check(&self, files: &Files, fault: Fault) {
+        let is_crash = self.is_crash(files);
         let mut dir = LogDir::of(files.clone());
         let (recovered, found) = match self.read(&mut dir, fault) {
             Ok(found) => found,
             Err(error) => {
                 assert_ne!(error.case, Case::Io, "the directory answers: {error}");
-                assert!(!self.is_crash(files), "what a crash can leave is refused: {error}");
+                assert!(!is_crash, "what a crash can leave is refused: {error}");
                 return;
             }
         };
@@ -218,7 +219,7 @@ impl Log {
         if let Some((_, lost)) = self.records.get(end) {
             assert!(is_excused(files, *lost), "record {end} is lost, although {lost:?} is there");
         }
-        if self.is_crash(files) {
+        if is_crash {
             let (_, last) = self.records.last().expect("there are records");
             assert!(self.records[end..].iter().all(|(_, lost)| lost == last), "a crash takes more than the last write");
         }

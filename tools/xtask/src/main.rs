@@ -2,6 +2,7 @@
 //!
 //! - [`check`]: everything a change must pass. The same on a developer's machine and in `.ci/run`.
 //! - [`codegen`]: makes the committed Rust code from the schema.
+//! - [`fuzz`]: runs the fuzzers.
 //! - [`kill`]: kills a loaded server many times.
 //!
 //! All commands run other programs in the root of the repository and show what they run; [`process`] is how.
@@ -10,6 +11,7 @@
 
 mod check;
 mod codegen;
+mod fuzz;
 mod guards;
 mod kill;
 mod process;
@@ -31,6 +33,7 @@ struct Flags {
 enum Command {
     Check(check::Flags),
     Codegen(codegen::Flags),
+    Fuzz(fuzz::Flags),
     Kill(kill::Flags),
 }
 
@@ -50,6 +53,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Check(flags) => check::run(&flags),
         Command::Codegen(flags) => codegen::run(&flags),
+        Command::Fuzz(flags) => fuzz::run(&flags),
         Command::Kill(flags) => kill::run(&flags),
     }
 }
