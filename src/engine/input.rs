@@ -2,6 +2,7 @@
 
 use super::part::PartRequest;
 use super::wal::{AlignedBuffer, DiskOpId};
+use crate::ids::SessionId;
 
 /// One event. Time comes beside it, as an argument of `step`.
 #[derive(Debug)]
@@ -12,6 +13,8 @@ pub enum Input {
     Part(PartRequest),
     /// A disk operation of an earlier output has ended.
     Disk(DiskDone),
+    /// The meta shard has expired sessions up to this one. It may come late, twice, or not at all: a later one makes up for it.
+    SessionMark(SessionId),
     /// No further increments are to be accepted; what was accepted is finished.
     Drain,
 }

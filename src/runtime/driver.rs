@@ -131,6 +131,7 @@ impl Driver {
                     match message {
                         Message::Request(part) => self.store.step(now, Input::Part(part)),
                         Message::Reply(reply) => self.gateway.answer(reply),
+                        Message::SessionMark(mark) => self.store.step(now, Input::SessionMark(mark)),
                     }
                 }
                 self.inbox.ring(Source::Neighbour(from));
@@ -166,7 +167,7 @@ impl Driver {
                 progress.store_deadline = output.deadline;
                 return;
             }
-            let Output { send_now, send_after, disk, replies, deadline, latched } = output;
+            let Output { send_now, send_after, disk, replies, session_mark, deadline, latched } = output;
             if let Some(reason) = latched {
                 logs::fatal(self.log_format, self.id.0, &reason);
             }
@@ -174,6 +175,10 @@ impl Driver {
             disk.into_iter().for_each(|op| self.disk.submit(op));
             for (store, part) in for_neighbours {
                 self.ask_neighbour(store, part);
+            }
+            if let Some(mark) = session_mark {
+                self.mesh.session_mark(mark);
+                self.store.step(now, Input::SessionMark(mark));
             }
             for reply in replies {
                 self.answer(reply);

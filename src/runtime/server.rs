@@ -39,10 +39,11 @@ use super::segment_dir::LogDirectory;
 use super::{executors, logs};
 use crate::engine::cluster::{ClusterMap, StoreAddress};
 use crate::engine::gateway::{Gateway, GatewayConfig};
+use crate::engine::sessions::token::SessionSecret;
 use crate::engine::store::{Store, StoreConfig};
 use crate::engine::wal::WalConfig;
 use crate::ids::{Micros, StoreId};
-use crate::limits::{LISTEN_WAIT_MICROS_MAX, SHUTDOWN_MICROS_MAX, STOP_MICROS_MAX};
+use crate::limits::{LISTEN_WAIT_MICROS_MAX, SESSION_AGE_MICROS_DEFAULT, SHUTDOWN_MICROS_MAX, STOP_MICROS_MAX};
 
 /// What the main thread is told.
 #[derive(Debug)]
@@ -142,7 +143,9 @@ impl Server {
                     map: map.clone(),
                     wal: WalConfig::with_segments_of(shape.segment_bytes),
                     memory_bytes_max: config.memory_bytes_max / u64::from(shape.stores),
+                    session_age_micros: SESSION_AGE_MICROS_DEFAULT,
                 },
+                session_secret: node.session_secret.clone(),
                 addresses: advertised.clone(),
                 data_dir: config.data_dir.clone(),
                 opened_before: node.opened,
@@ -239,6 +242,7 @@ impl Server {
 /// What a store's thread needs to open the store and run it.
 struct Opening {
     store: StoreConfig,
+    session_secret: SessionSecret,
     addresses: Vec<StoreAddress>,
     data_dir: PathBuf,
     opened_before: bool,
@@ -264,6 +268,8 @@ impl Opening {
             store: id,
             map: self.store.map.clone(),
             addresses: self.addresses,
+            session_secret: self.session_secret,
+            session_age_micros: self.store.session_age_micros,
         };
         let started = self.clock.now();
         let (store, recovered) = Store::open(self.store, &mut directory, self.opened_before, started)
@@ -366,8 +372,15 @@ mod tests {
     #[test]
     fn clients_are_told_what_they_can_reach() {
         let shape = Shape { stores: 2, shards: 2, segment_bytes: 1 << 20 };
-        let node =
-            Node { cluster: ClusterId(1), node: NodeId(9), incarnation: 1, routing_seed: 0, shape, opened: true };
+        let node = Node {
+            cluster: ClusterId(1),
+            node: NodeId(9),
+            incarnation: 1,
+            routing_seed: 0,
+            session_secret: SessionSecret([0; 16]),
+            shape,
+            opened: true,
+        };
         let bound: Vec<SocketAddr> = ["[::1]:7400", "[::1]:7401"].map(|a| a.parse().expect("an address")).into();
         let told = |advertise: Option<Advertise>| {
             let addresses = advertised_addresses(advertise.as_ref(), &node, &bound);

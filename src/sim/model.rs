@@ -177,7 +177,8 @@ fn read_log(records: &[Record]) -> Result<BTreeMap<ShardId, Replay>, String> {
         }
         let mut items = Vec::new();
         if let Command::Batch(mut batch) = command::decode(payload).map_err(|error| error.to_string())? {
-            while let Some(count) = batch.next_part().map_err(|error| error.to_string())? {
+            while let Some(part) = batch.next_part().map_err(|error| error.to_string())? {
+                let command::Part::Increments { count, .. } = part else { continue };
                 for _ in 0..count {
                     let one = batch.next_increment(0).map_err(|error| error.to_string())?;
                     items.push((one.key.to_vec(), one.delta));

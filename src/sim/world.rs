@@ -16,11 +16,12 @@ use crate::engine::gateway::{ConnectionId, Gateway, GatewayConfig};
 use crate::engine::input::Input;
 use crate::engine::part::{PackedKeys, PartReply, PartRequest};
 use crate::engine::prng::{Prng, mix};
+use crate::engine::sessions::token::SessionSecret;
 use crate::engine::store::{OpenError, Store, StoreConfig};
 use crate::engine::wal::recovery::Case;
 use crate::engine::wal::{WalConfig, WalIdentity, recover};
 use crate::ids::{ClusterId, Micros, NodeId, StoreId};
-use crate::limits::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX, REQUEST_WAIT_MICROS_MAX};
+use crate::limits::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX, REQUEST_WAIT_MICROS_MAX, SESSION_AGE_MICROS_DEFAULT};
 use crate::wire::client::{Encoder, Hello, PROTOCOL_VERSION, Reply, decode_reply};
 use crate::wire::frame::Decoder;
 
@@ -260,6 +261,7 @@ impl World {
             map,
             wal: WalConfig { segment_bytes: 64 << 10, write_bytes_max: 8 << 10 },
             memory_bytes_max: if prng.chance(1, 16) { 1 } else { u64::MAX },
+            session_age_micros: SESSION_AGE_MICROS_DEFAULT,
         };
         let workload = Workload::new(&mut prng);
         let clients = 1 + prng.below(4);
@@ -626,6 +628,8 @@ impl World {
                     store: config.store,
                     map: Arc::clone(&config.map),
                     addresses: addresses.clone(),
+                    session_secret: SessionSecret([7; 16]),
+                    session_age_micros: config.session_age_micros,
                 },
                 self.now,
             );

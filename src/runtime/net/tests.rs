@@ -12,6 +12,7 @@ use super::{Allowance, Clients, accept_clients, bind};
 use crate::engine::cluster::ClusterMap;
 use crate::engine::gateway::{Gateway, GatewayConfig};
 use crate::engine::part::{PackedKeys, PartAnswer, PartReply, PartRequest};
+use crate::engine::sessions::token::SessionSecret;
 use crate::error::ErrorCode;
 use crate::ids::{ClusterId, Index, Micros, NodeId, StoreId};
 use crate::limits::{CONNECTION_REQUESTS_MAX, REPLY_BYTES_MAX};
@@ -56,6 +57,8 @@ async fn drive(
         store: StoreId(0),
         map: Arc::new(ClusterMap::even(0, NodeId(1), 1, 1)),
         addresses: Vec::new(),
+        session_secret: SessionSecret([0; 16]),
+        session_age_micros: 1,
     };
     let (now, inbox, mut alarm) = (Micros(1), Rc::new(Inbox::default()), Alarm::default());
     let (mut gateway, mut clients, mut waiting) = (Gateway::new(config, now), Clients::new(inbox.clone()), Vec::new());

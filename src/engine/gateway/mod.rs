@@ -7,24 +7,33 @@
 //! Answers of shards may come in any order, late or never; tickets carry the generation of their slot, so an answer that comes
 //! after its request was given up finds nobody.
 
-use std::collections::{BTreeMap, VecDeque};
+mod answer;
+mod split;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::cluster::{ClusterMap, StoreAddress};
-use super::command;
-use super::part::{PackedKeys, PartAnswer, PartBody, PartReply, PartRequest, Ticket};
-use super::status::StoreStatus;
+use super::cluster::{ClusterMap, META_STORE, StoreAddress};
+use super::command::{self, Original};
+use super::part::{PackedKeys, PartBody, PartReply, PartRequest, Ticket};
+use super::sessions::registry::Registered;
+use super::sessions::token::SessionSecret;
+use super::sessions::{Credentials, Opened, Stamp};
 use crate::error::ErrorCode;
-use crate::ids::{ClusterId, Index, KeyHash, Micros, NodeId, ShardId, StoreId};
+use crate::ids::{ClusterId, Index, Micros, NodeId, ShardId, StoreId};
 use crate::limits::{
     KEY_BYTES_MAX, REQUEST_BYTES_MAX, REQUEST_WAIT_MICROS_MAX, STORE_REQUEST_BYTES_MAX, STORE_REQUESTS_MAX,
 };
 use crate::wire::client::{
-    Encoder, GetReply, Hello, IncrementReply, IncrementRequest, Keys, PROTOCOL_VERSION, Part, Request, Status,
-    TopKReply, Welcome, decode_request,
+    AttachReply, Encoder, GetReply, Hello, IncrementReply, IncrementRequest, Keys, PROTOCOL_VERSION, Part, Request,
+    ResolveReply, Status, Welcome, decode_request,
 };
 use crate::wire::frame::Frame;
+use answer::{Answer, Refused, merge};
+use split::Split;
 
 /// What a gateway is told about itself.
 #[derive(Clone, Debug)]
@@ -39,6 +48,10 @@ pub struct GatewayConfig {
     pub map: Arc<ClusterMap>,
     /// Where clients reach the stores, all of this node at least.
     pub addresses: Vec<StoreAddress>,
+    /// What the tokens of sessions are made with.
+    pub session_secret: SessionSecret,
+    /// Age at which sessions expire, as their openers are told.
+    pub session_age_micros: u64,
 }
 
 /// Names a client connection within its store. Never reused.
@@ -87,7 +100,7 @@ pub struct Gateway {
     now: Micros,
     encoder: Encoder,
     /// Connections that have said hello.
-    greeted: BTreeMap<ConnectionId, ()>,
+    greeted: BTreeSet<ConnectionId>,
     slots: Vec<Slot>,
     free: Vec<u32>,
     deadlines: VecDeque<(Micros, u32, u32)>,
@@ -112,105 +125,30 @@ struct Pending {
     answer: Answer,
 }
 
-/// An answer in the making.
-enum Answer {
-    Increment { reply: IncrementReply, want_values: bool, refused: Refused },
-    Get { reply: GetReply, refused: Refused },
-    TopK { k: usize, lists: Vec<TopList>, refused: Refused },
-    Status { stores: Vec<StoreStatus> },
-}
-
 /// Bytes that the answer to a request may take, at most. Small requests can have large answers, and those must be
 /// counted before they exist.
-fn answer_bytes_max(request: &Request<'_>) -> usize {
+fn answer_bytes_max(request: &Request<'_>, shards: usize) -> usize {
     match request {
         Request::TopK { k } => *k as usize * (KEY_BYTES_MAX + 12),
         Request::Increment(increment) => increment.keys.len() * if increment.want_values { 12 } else { 4 },
         Request::Get(get) => get.keys.len() * 16,
-        Request::Hello(_) | Request::Status => 0,
-        Request::OpenSession { .. } | Request::AttachSession(_) | Request::CloseSession { .. } => 0,
-        Request::Resolve { .. } => 0,
+        Request::AttachSession(_) | Request::Resolve { .. } => shards * 64,
+        Request::Hello(_) | Request::Status | Request::OpenSession { .. } | Request::CloseSession { .. } => 0,
     }
 }
 
-/// How many parts were refused as a whole, and the last reason.
-#[derive(Clone, Copy, Default)]
-struct Refused {
-    parts: usize,
-    code: Option<ErrorCode>,
+/// The session that a request speaks for.
+fn credentials<'a>(request: &'a Request<'_>) -> Option<&'a Credentials> {
+    match request {
+        Request::Increment(increment) => increment.stamp.as_ref().map(|stamp| &stamp.credentials),
+        Request::Resolve { stamp, .. } => Some(&stamp.credentials),
+        Request::AttachSession(credentials) | Request::CloseSession { credentials, .. } => Some(credentials),
+        _ => None,
+    }
 }
-
-struct TopList {
-    shard: ShardId,
-    index: Index,
-    keys: PackedKeys,
-    counts: Vec<i64>,
-}
-
-/// How the keys of one request fall to shards; reused from request to request.
-#[derive(Default)]
-struct Split {
-    /// Part of each key, in the order of the request.
-    part_of: Vec<u16>,
-    /// Part of each shard of the map, by place; `NO_PART` if the request does not touch it.
-    part_of_place: Vec<u16>,
-    /// Place of each part's shard, and how many keys are its own.
-    parts: Vec<(usize, u32)>,
-}
-
-const NO_PART: u16 = u16::MAX;
 
 /// Deadlines of answered requests that may pile up before they are swept out.
 const DEADLINES_SLACK: usize = 1_024;
-
-impl Split {
-    fn keys(&mut self, map: &ClusterMap, keys: &Keys<'_>) {
-        self.part_of_place.resize(map.shards.len(), NO_PART);
-        for (place, _) in self.parts.drain(..) {
-            self.part_of_place[place] = NO_PART;
-        }
-        self.part_of.clear();
-        if map.shards.len() == 1 {
-            self.part_of_place[0] = 0;
-            self.parts.push((0, keys.len() as u32));
-            return;
-        }
-        for key in keys.iter() {
-            let place = map.place_of(KeyHash::of(map.routing_seed, key));
-            let part = &mut self.part_of_place[place];
-            if *part == NO_PART {
-                *part = self.parts.len() as u16;
-                self.parts.push((place, 0));
-            }
-            self.parts[*part as usize].1 += 1;
-            self.part_of.push(*part);
-        }
-    }
-
-    /// Places of the keys in the request, part after part. Empty if there is one part.
-    fn order(&self) -> Vec<u32> {
-        if self.parts.len() == 1 {
-            return Vec::new();
-        }
-        let mut next = Vec::with_capacity(self.parts.len());
-        let mut start = 0;
-        for &(_, keys) in &self.parts {
-            next.push(start);
-            start += keys;
-        }
-        let mut order = vec![0; self.part_of.len()];
-        for (position, &part) in self.part_of.iter().enumerate() {
-            let slot = &mut next[part as usize];
-            order[*slot as usize] = position as u32;
-            *slot += 1;
-        }
-        order
-    }
-
-    fn part(&self, position: usize) -> usize {
-        self.part_of.get(position).map_or(0, |&part| part as usize)
-    }
-}
 
 impl Gateway {
     /// A gateway without connections.
@@ -221,7 +159,7 @@ impl Gateway {
             started: now,
             now,
             encoder: Encoder::new(),
-            greeted: BTreeMap::new(),
+            greeted: BTreeSet::new(),
             slots: Vec::new(),
             free: Vec::new(),
             deadlines: VecDeque::new(),
@@ -256,22 +194,16 @@ impl Gateway {
             self.hello(connection, id, &hello);
             return 0;
         }
-        if !self.greeted.contains_key(&connection) {
+        if !self.greeted.contains(&connection) {
             let text = "the first frame of a connection must be Hello";
             self.reply_error(connection, id, ErrorCode::Malformed, text, true);
             return 0;
         }
-        if let Request::OpenSession { .. }
-        | Request::AttachSession(_)
-        | Request::CloseSession { .. }
-        | Request::Resolve { .. }
-        | Request::Increment(IncrementRequest { stamp: Some(_), .. }) = request
-        {
-            let text = "this server knows no sessions yet";
-            self.reply_error(connection, id, ErrorCode::Unsupported, text, false);
+        if credentials(&request).is_some_and(|credentials| !self.config.session_secret.proves(credentials)) {
+            self.reply_error(connection, id, ErrorCode::BadSession, ErrorCode::BadSession.advice(), false);
             return 0;
         }
-        let answer_bytes = answer_bytes_max(&request);
+        let answer_bytes = answer_bytes_max(&request, self.config.map.shards.len());
         let bytes = frame.payload.len() + answer_bytes;
         if self.in_flight >= STORE_REQUESTS_MAX || self.in_flight_bytes + bytes > STORE_REQUEST_BYTES_MAX {
             let text = "too many requests are under way at this store; nothing was applied; try again later";
@@ -284,7 +216,19 @@ impl Gateway {
             Request::Get(get) => self.split_gets(ticket, &get.keys),
             Request::TopK { k } => self.split_top(ticket, k),
             Request::Status => self.split_status(ticket),
-            _ => unreachable!("answered above"),
+            Request::OpenSession { name } => {
+                let name = name.unwrap_or_default().to_vec();
+                self.ask_meta(ticket, PartBody::OpenSession { name })
+            }
+            Request::CloseSession { credentials: Credentials { session, epoch, .. }, progress } => {
+                self.ask_meta(ticket, PartBody::CloseSession { session, epoch, progress })
+            }
+            Request::AttachSession(Credentials { session, epoch, .. }) => {
+                let parts = self.ask_all(ticket, &PartBody::Attach { session, epoch });
+                (Answer::Attach { reply: AttachReply::default(), refused: Refused::default() }, parts)
+            }
+            Request::Resolve { stamp, keys } => self.split_resolve(ticket, &stamp, keys.as_ref()),
+            Request::Hello(_) => unreachable!("answered above"),
         };
         self.in_flight += 1;
         self.in_flight_bytes += bytes;
@@ -383,7 +327,7 @@ impl Gateway {
             let text = format!("this node belongs to cluster {:032x}; check the address", self.config.cluster.0);
             return self.reply_error(connection, id, ErrorCode::Unsupported, &text, true);
         }
-        self.greeted.insert(connection, ());
+        self.greeted.insert(connection);
         let welcome = Welcome {
             protocol: PROTOCOL_VERSION,
             server_version: env!("CARGO_PKG_VERSION").to_string(),
@@ -401,19 +345,29 @@ impl Gateway {
         let keys = &request.keys;
         self.split.keys(&self.config.map, keys);
         let parts = self.split.parts.len();
-        let one = keys.bytes().len() / parts + keys.len() / parts * 4 + 16;
+        let one = keys.bytes().len() / parts + keys.len() / parts * 4 + 64;
         let mut encoded: Vec<Vec<u8>> = (0..parts).map(|_| Vec::with_capacity(one)).collect();
+        let (want_values, order) = (request.want_values, self.split.order());
+        let stamp = request.stamp.as_ref().map(part_stamp);
+        let digest = if stamp.is_some() { request.digest() } else { 0 };
+        let mut rest = &order[..];
+        for (encoded, &(_, count)) in encoded.iter_mut().zip(&self.split.parts) {
+            let (places, after) = rest.split_at(rest.len().min(count as usize));
+            rest = after;
+            let places = (parts > 1).then_some(places);
+            let stamped = stamp.as_ref().map(|stamp| (stamp, Original { digest, want_values, places }));
+            command::begin_part(encoded, count, stamped);
+        }
         for (position, (key, delta)) in keys.iter().zip(request.deltas()).enumerate() {
             command::push_increment(&mut encoded[self.split.part(position)], key, delta);
         }
         for (part, encoded) in encoded.into_iter().enumerate() {
             let count = self.split.parts[part].1;
-            let body = PartBody::Increment { count, encoded, want_values: request.want_values };
-            self.send_part(ticket, part, body);
+            self.send_part(ticket, part, PartBody::Increment { count, encoded, want_values, stamp });
         }
         let reply = IncrementReply {
             parts: self.reply_parts(),
-            order: self.split.order(),
+            order,
             outcomes: Vec::new(),
             values: if request.want_values && parts > 1 { vec![0; keys.len()] } else { Vec::new() },
         };
@@ -440,15 +394,43 @@ impl Gateway {
     }
 
     fn split_top(&mut self, ticket: Ticket, k: u32) -> (Answer, usize) {
+        let parts = self.ask_all(ticket, &PartBody::TopK { k });
+        (Answer::TopK { k: k as usize, lists: Vec::new(), refused: Refused::default() }, parts)
+    }
+
+    fn split_resolve(
+        &mut self,
+        ticket: Ticket,
+        stamp: &crate::wire::client::Stamp,
+        keys: Option<&Keys<'_>>,
+    ) -> (Answer, usize) {
+        let body = PartBody::Resolve(part_stamp(stamp));
+        let parts = match keys {
+            None => self.ask_all(ticket, &body),
+            Some(keys) => {
+                self.split.keys(&self.config.map, keys);
+                let parts = self.split.parts.len();
+                (0..parts).for_each(|part| self.send_part(ticket, part, body.clone()));
+                parts
+            }
+        };
+        (Answer::Resolve { reply: ResolveReply::default(), refused: Refused::default() }, parts)
+    }
+
+    /// Asks the meta shard.
+    fn ask_meta(&mut self, ticket: Ticket, body: PartBody) -> (Answer, usize) {
+        self.output.parts.push((META_STORE, PartRequest { ticket, shard: ShardId::META, body }));
+        (Answer::Register { registered: None, refused: Refused::default() }, 1)
+    }
+
+    /// Asks every shard; returns how many there are.
+    fn ask_all(&mut self, ticket: Ticket, body: &PartBody) -> usize {
         let map = Arc::clone(&self.config.map);
         for (part, range) in map.shards.iter().enumerate() {
             let ticket = Ticket { part: part as u16, ..ticket };
-            self.output
-                .parts
-                .push((range.store, PartRequest { ticket, shard: range.shard, body: PartBody::TopK { k } }));
+            self.output.parts.push((range.store, PartRequest { ticket, shard: range.shard, body: body.clone() }));
         }
-        let answer = Answer::TopK { k: k as usize, lists: Vec::new(), refused: Refused::default() };
-        (answer, map.shards.len())
+        map.shards.len()
     }
 
     fn split_status(&mut self, ticket: Ticket) -> (Answer, usize) {
@@ -519,6 +501,23 @@ impl Gateway {
                 let reply = merge(k, lists);
                 self.reply(connection, false, |encoder, out| encoder.top_k_reply(out, id, &reply));
             }
+            Answer::Register { registered: Some(Registered::Opened { session, epoch, progress, resumed }), .. } => {
+                let token = self.config.session_secret.token(session, epoch);
+                let credentials = Credentials { session, epoch, token };
+                let opened = Opened { credentials, age_micros_max: self.config.session_age_micros, progress, resumed };
+                self.reply(connection, false, |encoder, out| encoder.open_session_reply(out, id, &opened));
+            }
+            Answer::Register { .. } => {
+                self.reply(connection, false, |encoder, out| encoder.close_session_reply(out, id));
+            }
+            Answer::Attach { mut reply, .. } => {
+                reply.parts.sort_by_key(|part| part.shard);
+                self.reply(connection, false, |encoder, out| encoder.attach_session_reply(out, id, &reply));
+            }
+            Answer::Resolve { mut reply, .. } => {
+                reply.parts.sort_by_key(|part| part.shard);
+                self.reply(connection, false, |encoder, out| encoder.resolve_reply(out, id, &reply));
+            }
             Answer::Status { mut stores } => {
                 stores.sort_by_key(|store| store.store);
                 let status = Status {
@@ -546,119 +545,8 @@ impl Gateway {
     }
 }
 
-impl Answer {
-    /// Takes the answer of one part.
-    fn take(&mut self, part: usize, shard: ShardId, answer: PartAnswer) {
-        match (self, answer) {
-            (
-                Answer::Increment { reply, want_values, .. },
-                PartAnswer::Incremented { index, first_position, overflowed, values },
-            ) => {
-                reply.parts[part].applied_index = index;
-                reply.parts[part].first_position = first_position;
-                let total = reply.parts.iter().map(|part| part.keys as usize).sum();
-                let order = positions(&reply.parts, &reply.order, part);
-                for &place in &overflowed {
-                    reply.outcomes.resize(total, ErrorCode::Ok as u8);
-                    reply.outcomes[order.position(place as usize)] = ErrorCode::Overflow as u8;
-                }
-                if *want_values && reply.parts.len() == 1 {
-                    reply.values = values;
-                } else {
-                    for (place, value) in values.into_iter().enumerate() {
-                        reply.values[order.position(place)] = value;
-                    }
-                }
-            }
-            (Answer::Increment { reply, refused, .. }, PartAnswer::Refused { code }) => {
-                refused.note(code);
-                let total = reply.parts.iter().map(|part| part.keys as usize).sum();
-                reply.outcomes.resize(total, ErrorCode::Ok as u8);
-                let order = positions(&reply.parts, &reply.order, part);
-                for place in 0..reply.parts[part].keys as usize {
-                    reply.outcomes[order.position(place)] = code as u8;
-                }
-            }
-            (Answer::Get { reply, .. }, PartAnswer::Counts { index, counts }) => {
-                reply.parts[part].applied_index = index;
-                let order = positions(&reply.parts, &reply.order, part);
-                for (place, count) in counts.into_iter().enumerate() {
-                    let position = order.position(place);
-                    reply.counts[position] = count.unwrap_or(0);
-                    reply.found[position] = u8::from(count.is_some());
-                }
-            }
-            (Answer::TopK { lists, .. }, PartAnswer::Top { index, keys, counts, .. }) => {
-                lists.push(TopList { shard, index, keys, counts });
-            }
-            (Answer::Status { stores }, PartAnswer::Status(status)) => stores.push(*status),
-            (Answer::Get { refused, .. } | Answer::TopK { refused, .. }, PartAnswer::Refused { code }) => {
-                refused.note(code);
-            }
-            (_, _) => debug_assert!(false, "an answer is of its question's kind"),
-        }
-    }
-
-    /// The reason to refuse the request as a whole, if there is one: a read lacks a part, or no part of it was applied.
-    fn refusal(&self) -> Option<ErrorCode> {
-        match self {
-            Answer::Increment { reply, refused, .. } if refused.parts == reply.parts.len() => refused.code,
-            Answer::Get { refused, .. } | Answer::TopK { refused, .. } => refused.code,
-            Answer::Increment { .. } | Answer::Status { .. } => None,
-        }
-    }
-}
-
-impl Refused {
-    fn note(&mut self, code: ErrorCode) {
-        self.parts += 1;
-        self.code = Some(code);
-    }
-}
-
-/// Where the keys of one part stand in their request.
-struct Positions<'a> {
-    /// `None` if the request has one part.
-    order: Option<&'a [u32]>,
-}
-
-impl Positions<'_> {
-    fn position(&self, place: usize) -> usize {
-        self.order.map_or(place, |order| order[place] as usize)
-    }
-}
-
-fn positions<'a>(parts: &[Part], order: &'a [u32], part: usize) -> Positions<'a> {
-    if order.is_empty() {
-        return Positions { order: None };
-    }
-    let start: usize = parts[..part].iter().map(|part| part.keys as usize).sum();
-    Positions { order: Some(&order[start..start + parts[part].keys as usize]) }
-}
-
-/// The first `k` of all lists, each of which is exact and sorted: highest count first, ties in ascending byte order. Every key lives on
-/// one shard, so nothing has to be added up.
-fn merge(k: usize, mut lists: Vec<TopList>) -> TopKReply {
-    lists.sort_by_key(|list| list.shard);
-    let mut entries: Vec<(i64, &[u8], usize)> = Vec::new();
-    for (place, list) in lists.iter().enumerate() {
-        entries.extend(list.keys.iter().zip(&list.counts).map(|(key, &count)| (count, key, place)));
-    }
-    let order = |a: &(i64, &[u8], usize), b: &(i64, &[u8], usize)| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1));
-    if entries.len() > k {
-        entries.select_nth_unstable_by(k - 1, order);
-        entries.truncate(k);
-    }
-    entries.sort_unstable_by(order);
-    let mut reply = TopKReply::default();
-    let mut own = vec![0u32; lists.len()];
-    for (count, key, place) in entries {
-        reply.keys.push(key);
-        reply.counts.push(count);
-        own[place] += 1;
-    }
-    let part =
-        |(list, keys): (&TopList, u32)| Part { shard: list.shard, keys, applied_index: list.index, first_position: 0 };
-    reply.parts = lists.iter().zip(own).map(part).collect();
-    reply
+/// A number as shards see it: without the token, which has been checked.
+fn part_stamp(stamp: &crate::wire::client::Stamp) -> Stamp {
+    let Credentials { session, epoch, .. } = stamp.credentials;
+    Stamp { session, epoch, sequence: stamp.sequence, low_water: stamp.low_water }
 }

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use super::cluster::{ClusterMap, StoreAddress};
-use super::gateway::{ConnectionId, Gateway, GatewayConfig};
-use super::part::{PackedKeys, PartAnswer, PartBody, PartReply, PartRequest};
+use super::{ConnectionId, Gateway, GatewayConfig};
+use crate::engine::cluster::{ClusterMap, StoreAddress};
+use crate::engine::part::{PackedKeys, PartAnswer, PartBody, PartReply, PartRequest};
+use crate::engine::sessions::token::SessionSecret;
 use crate::error::ErrorCode;
 use crate::ids::{ClusterId, Index, Micros, NodeId, StoreId};
 use crate::limits::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX, REQUEST_WAIT_MICROS_MAX};
 use crate::wire::client::{Encoder, Hello, PROTOCOL_VERSION, Reply, decode_reply};
 use crate::wire::frame::Decoder;
 
+const SECRET: SessionSecret = SessionSecret([3; 16]);
 const CLIENT: ConnectionId = ConnectionId(4);
 
 struct Subject {
@@ -29,6 +31,8 @@ impl Subject {
             store: StoreId(0),
             map,
             addresses: vec![address(0), address(1)],
+            session_secret: SECRET,
+            session_age_micros: 1_000,
         };
         Subject { gateway: Gateway::new(config, Micros(0)), encoder: Encoder::new(), now: Micros(0) }
     }
