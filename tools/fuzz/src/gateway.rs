@@ -16,6 +16,7 @@ use dkc::engine::cluster::{ClusterMap, StoreAddress};
 use dkc::engine::gateway::{ConnectionId, Gateway, GatewayConfig};
 use dkc::engine::input::{DiskDone, Input};
 use dkc::engine::part::{PartAnswer, PartReply, PartRequest};
+use dkc::engine::sessions::token::SessionSecret;
 use dkc::engine::store::{Store, StoreConfig};
 use dkc::engine::wal::WalConfig;
 use dkc::error::ErrorCode;
@@ -30,6 +31,11 @@ use crate::{Fault, INPUT_BYTES_MAX};
 
 const SHARDS: u32 = 3;
 const CONNECTIONS: usize = 3;
+/// What the tokens of the seeds were made with.
+pub(crate) const SECRET: [u8; 16] = [7; 16];
+/// Sessions live for a few steps of time.
+const SESSION_AGE_MICROS: u64 = 2 * STEP_MICROS;
+const STEP_MICROS: u64 = REQUEST_WAIT_MICROS_MAX / 3;
 /// Large enough for the entry that the largest input can become.
 const WAL: WalConfig = WalConfig { segment_bytes: 512 << 10, write_bytes_max: 64 << 10 };
 
@@ -61,7 +67,7 @@ pub fn gateway(input: &[u8], fault: Fault) {
                 node.answer_arrives(script.byte().into());
             }
             _ if step & 0x80 == 0 => node.disconnect(who),
-            _ => node.time_passes(REQUEST_WAIT_MICROS_MAX / 3),
+            _ => node.time_passes(STEP_MICROS),
         }
     }
     node.finish();
@@ -94,8 +100,19 @@ impl Node {
         let (cluster, node, store, now) = (ClusterId(1), NodeId(1), StoreId(0), Micros(0));
         let map = Arc::new(ClusterMap::even(9, node, 1, SHARDS));
         let addresses = vec![StoreAddress { node, store, address: "a:1".into() }];
-        let gateway = Gateway::new(GatewayConfig { cluster, node, store, map: Arc::clone(&map), addresses }, now);
-        let config = StoreConfig { cluster, node, store, map, wal: WAL, memory_bytes_max: u64::MAX };
+        let (session_secret, session_age_micros) = (SessionSecret(SECRET), SESSION_AGE_MICROS);
+        let config = GatewayConfig {
+            cluster,
+            node,
+            store,
+            map: Arc::clone(&map),
+            addresses,
+            session_secret,
+            session_age_micros,
+        };
+        let gateway = Gateway::new(config, now);
+        let memory_bytes_max = u64::MAX;
+        let config = StoreConfig { cluster, node, store, map, wal: WAL, memory_bytes_max, session_age_micros };
         let mut dir = LogDir::default();
         let (store, _) = Store::open(config, &mut dir, false, now).expect("an empty log opens");
         let connections = [0, 1, 2].map(ConnectionId);
@@ -155,8 +172,11 @@ impl Node {
             let output = self.store.take_output();
             assert!(output.latched.is_none(), "a healthy disk never stops a store");
             self.answers.extend(output.replies);
-            if output.disk.is_empty() {
+            if output.disk.is_empty() && output.session_mark.is_none() {
                 return;
+            }
+            if let Some(mark) = output.session_mark {
+                self.store.step(self.now, Input::SessionMark(mark));
             }
             for op in output.disk {
                 let buffer = self.dir.perform(op.action);

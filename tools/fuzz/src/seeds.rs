@@ -4,8 +4,9 @@
 //! changes one runs it again.
 
 use dkc::engine::cluster::{ClusterMap, ShardRange, StoreAddress};
-use dkc::engine::command;
+use dkc::engine::command::{self, Original};
 use dkc::engine::part::PackedKeys;
+use dkc::engine::sessions::token::SessionSecret;
 use dkc::engine::sessions::{Credentials, Opened};
 use dkc::engine::status::{ShardStatus, StoreStatus};
 use dkc::engine::wal::GroupState;
@@ -13,7 +14,7 @@ use dkc::engine::wal::record::{Chain, RecordHeader, RecordKind};
 use dkc::engine::wal::segment::{SegmentEnd, SegmentHeader};
 use dkc::error::ErrorCode;
 use dkc::ids::{
-    ClusterId, Index, KeyHash, Lsn, NodeId, SegmentEpoch, Sequence, SessionEpoch, SessionId, SessionToken, ShardId,
+    ClusterId, Index, KeyHash, Lsn, NodeId, SegmentEpoch, Sequence, SessionEpoch, SessionId, ShardEpoch, ShardId,
     StoreId, Term,
 };
 use dkc::wire::client::{
@@ -23,6 +24,7 @@ use dkc::wire::client::{
 use dkc::wire::frame::Decoder;
 
 use crate::client_frame::FRAMED;
+use crate::gateway::SECRET;
 use crate::wal_record::{ENTRY, MAP, RECORDS, SEALED, SEGMENT_HEADER};
 
 /// Named seeds of a target, none if there is no such target.
@@ -53,7 +55,9 @@ fn keys(keys: &[&str]) -> PackedKeys {
 }
 
 fn credentials() -> Credentials {
-    Credentials { session: SessionId(5), epoch: SessionEpoch(2), token: SessionToken(6 << 64 | 7) }
+    // The first session of a store, so that the gateway's target takes it for its own.
+    let (session, epoch) = (SessionId(1), SessionEpoch(1));
+    Credentials { session, epoch, token: SessionSecret(SECRET).token(session, epoch) }
 }
 
 fn stamp() -> Stamp {
@@ -143,8 +147,13 @@ fn client_frame() -> Vec<(String, Vec<u8>)> {
 fn gateway() -> Vec<(String, Vec<u8>)> {
     // Parts that reach the store, its disk, and answers that come back.
     let arrive = [4, 0, 4, 1, 4, 0, 6, 1, 6, 0, 6, 0];
-    let ask = |(name, frame): &Message| ((*name).to_owned(), [&[0][..], &scripted(frame), &arrive].concat());
     let requests = requests();
+    let (_, open) = message("open-session", |e, out| e.open_session(out, 1, Some(b"job")));
+    let open = [&[0][..], &scripted(&open), &[4, 0, 6, 0]].concat();
+    let ask = |(name, frame): &Message| {
+        let ask = [&[0][..], &scripted(frame), &arrive].concat();
+        ((*name).to_owned(), [&open[..], &ask, &ask].concat())
+    };
     let mut seeds: Vec<_> = requests.iter().map(ask).collect();
     let mut all: Vec<u8> = requests.iter().flat_map(|(_, frame)| [&[8][..], &scripted(frame)].concat()).collect();
     all.extend_from_slice(&[4, 2, 5, 1, 2, 0x87, 6, 1, 4, 0, 0x87, 0x87, 0x87, 4, 1, 6, 0, 7, 6, 0]);
@@ -174,14 +183,31 @@ fn wal_record() -> Vec<(String, Vec<u8>)> {
     seed("sealed", SEALED, &[&place[..], &[7], entry, &[8], vote].concat());
 
     seed("no-op", ENTRY, &command::no_op());
-    let mut part = Vec::new();
-    command::push_increment(&mut part, b"key", 5);
-    command::push_increment(&mut part, b"other", i64::MIN);
+    seed("expire", ENTRY, &command::expire(SessionId(300)));
+    let stamp = dkc::engine::sessions::Stamp {
+        session: SessionId(300),
+        epoch: SessionEpoch(1),
+        sequence: Sequence(9),
+        low_water: Sequence(3),
+    };
+    let original = Original { digest: 77, want_values: true, places: Some(&[0, 5]) };
     let mut batch = Vec::new();
-    command::begin_batch(&mut batch);
-    command::push_part(&mut batch, 2, &part);
-    command::push_part(&mut batch, 2, &part);
+    command::begin_batch(&mut batch, ShardEpoch(1));
+    for stamped in [None, Some((&stamp, original)), Some((&stamp, Original { places: None, ..original }))] {
+        command::begin_part(&mut batch, 2, stamped);
+        command::push_increment(&mut batch, b"key", 5);
+        command::push_increment(&mut batch, b"other", i64::MIN);
+    }
+    batch.extend(command::attach_part(SessionId(300), SessionEpoch(2)));
+    batch.extend(command::resolve_part(&stamp));
     seed("batch", ENTRY, &batch);
+    let mut meta = Vec::new();
+    command::begin_meta(&mut meta, 1_000);
+    meta.extend(command::open_part(b""));
+    meta.extend(command::open_part(b"job"));
+    meta.extend(command::close_part(SessionId(2), SessionEpoch(1), Sequence(9)));
+    meta.extend(command::expire_part(SessionId(1)));
+    seed("meta", ENTRY, &meta);
     let map = ClusterMap::even(9, NodeId(1), 2, 3).encode();
     seed("map-entry", ENTRY, &command::map(&map));
     seed("map", MAP, &map);

@@ -9,7 +9,8 @@
 //! ```
 
 use dkc::engine::cluster::ClusterMap;
-use dkc::engine::command::{self, Batch, Command};
+use dkc::engine::command::{self, Batch, Command, CommandError, MetaBatch, MetaPart, Original, Part, Stamped};
+use dkc::engine::sessions::Stamp;
 use dkc::engine::wal::record::{Chain, RECORD_HEADER_BYTES, RecordKind};
 use dkc::engine::wal::segment::SegmentHeader;
 use dkc::ids::{SegmentEpoch, ShardId, StoreId};
@@ -106,42 +107,99 @@ fn check_entry(entry: &[u8]) {
             check_map(encoded);
         }
         Ok(Command::Batch(batch)) => check_batch(batch),
+        Ok(Command::Meta(batch)) => check_meta(batch),
+        Ok(Command::Expire(mark)) => assert_eq!(command::decode(&command::expire(mark)), command),
         Err(_) => {}
     }
 }
 
-/// A batch that can be read to its end says the same after it has been written again.
-fn check_batch(batch: Batch<'_>) {
-    let mut reading = batch;
-    let mut again = Vec::new();
-    command::begin_batch(&mut again);
-    let mut increments = Vec::new();
-    let mut parts = Vec::new();
-    loop {
-        let count = match reading.next_part() {
-            Ok(Some(count)) => count,
-            Ok(None) => break,
-            Err(_) => return,
+/// A part of a batch, as it is meant.
+#[derive(Debug, PartialEq, Eq)]
+enum Said<'a> {
+    Increments(Option<Request>, Vec<(&'a [u8], i64)>),
+    Other(Part<'a>),
+}
+
+/// The request of a session that increments belong to.
+#[derive(Debug, PartialEq, Eq)]
+struct Request {
+    stamp: Stamp,
+    digest: u64,
+    want_values: bool,
+    places: Option<Box<[u32]>>,
+}
+
+fn read_batch(mut batch: Batch<'_>) -> Result<Vec<Said<'_>>, CommandError> {
+    let mut said = Vec::new();
+    while let Some(part) = batch.next_part()? {
+        let Part::Increments { count, stamped } = part else {
+            said.push(Said::Other(part));
+            continue;
         };
-        let mut encoded = Vec::new();
+        let request = match stamped {
+            Some(stamped) => {
+                let Stamped { stamp, digest, want_values, .. } = stamped;
+                Some(Request { stamp, digest, want_values, places: stamped.places()? })
+            }
+            None => None,
+        };
+        let mut skipping = batch;
+        let mut increments = Vec::new();
         for _ in 0..count {
-            let Ok(increment) = reading.next_increment(ROUTING_SEED) else { return };
-            command::push_increment(&mut encoded, increment.key, increment.delta);
+            let increment = batch.next_increment(ROUTING_SEED)?;
             increments.push((increment.key, increment.delta));
         }
-        command::push_part(&mut again, count, &encoded);
-        parts.push(count);
+        assert_eq!(skipping.skip_increments(count), Ok(()), "what can be read can be passed over");
+        assert_eq!(skipping, batch, "passing over ends where reading does");
+        said.push(Said::Increments(request, increments));
     }
-    let Ok(Command::Batch(mut written)) = command::decode(&again) else { panic!("a batch is no batch any more") };
-    let mut expected = increments.into_iter();
-    for count in parts {
-        assert_eq!(written.next_part(), Ok(Some(count)));
-        for (key, delta) in expected.by_ref().take(count as usize) {
-            let increment = written.next_increment(ROUTING_SEED).expect("what was encoded decodes");
-            assert_eq!((increment.key, increment.delta), (key, delta));
+    Ok(said)
+}
+
+/// A batch that can be read to its end says the same after it has been written again.
+fn check_batch(batch: Batch<'_>) {
+    let Ok(said) = read_batch(batch) else { return };
+    let mut again = Vec::new();
+    command::begin_batch(&mut again, batch.epoch);
+    for said in &said {
+        match said {
+            Said::Increments(request, increments) => {
+                let stamped = request.as_ref().map(|Request { stamp, digest, want_values, places }| {
+                    (stamp, Original { digest: *digest, want_values: *want_values, places: places.as_deref() })
+                });
+                command::begin_part(&mut again, increments.len() as u32, stamped);
+                increments.iter().for_each(|(key, delta)| command::push_increment(&mut again, key, *delta));
+            }
+            Said::Other(Part::Attach { session, epoch }) => again.extend(command::attach_part(*session, *epoch)),
+            Said::Other(Part::Resolve(stamp)) => again.extend(command::resolve_part(stamp)),
+            Said::Other(Part::Increments { .. }) => unreachable!("increments are said apart"),
         }
     }
-    assert_eq!(written.next_part(), Ok(None));
+    let Ok(Command::Batch(written)) = command::decode(&again) else { panic!("a batch is no batch any more") };
+    assert_eq!((written.epoch, read_batch(written)), (batch.epoch, Ok(said)), "a batch changes by being encoded");
+}
+
+fn read_meta(mut batch: MetaBatch<'_>) -> Result<Vec<MetaPart<'_>>, CommandError> {
+    let mut said = Vec::new();
+    while let Some(part) = batch.next_part()? {
+        said.push(part);
+    }
+    Ok(said)
+}
+
+fn check_meta(batch: MetaBatch<'_>) {
+    let Ok(said) = read_meta(batch) else { return };
+    let mut again = Vec::new();
+    command::begin_meta(&mut again, batch.elapsed_micros);
+    for part in &said {
+        again.extend(match *part {
+            MetaPart::Open(name) => command::open_part(name),
+            MetaPart::Close { session, epoch, progress } => command::close_part(session, epoch, progress),
+            MetaPart::Expire(mark) => command::expire_part(mark),
+        });
+    }
+    let Ok(Command::Meta(written)) = command::decode(&again) else { panic!("a meta entry is none any more") };
+    assert_eq!((written.elapsed_micros, read_meta(written)), (batch.elapsed_micros, Ok(said)));
 }
 
 fn check_segment_header(bytes: &[u8]) {
