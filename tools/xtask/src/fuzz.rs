@@ -135,6 +135,10 @@ impl Fuzzer<'_> {
             "{} did not notice in {CANARY_SECONDS} seconds that it is broken on purpose",
             self.target
         );
+        // What is found must be the planted fault and no other.
+        let unbroken =
+            Command::new(&self.program).arg(&artifact).stdin(Stdio::null()).stderr(Stdio::null()).status()?;
+        ensure!(unbroken.success(), "{} fails on {artifact} although nothing is planted", self.target);
         println!("{}: the planted fault was found in {:.1} s: {artifact}", self.target, start.elapsed().as_secs_f64());
         Ok(())
     }
