@@ -8,7 +8,7 @@
 //! | [`recovery`] | recovery, as damage to a log that was written well | refused by name, or a run of the records written; nothing is lost but to zeros and missing files |
 //!
 //! Whoever adds a format (checkpoints are next) adds a function here, a row in [`Target::ALL`], seeds in [`seeds`], and a
-//! file of three lines in `libfuzzer/targets`; the tests ask for the rest.
+//! file of a few lines in `libfuzzer/targets`; the tests ask for the rest.
 //!
 //! A check that cannot fail is none, so each target knows one [`Fault`] that can be planted in what it tests:
 //! `cargo xtask fuzz --canary` shows that the fuzzer finds it, and `canaries/` keeps an input for each that the tests repeat.

@@ -148,7 +148,7 @@ impl Fuzzer<'_> {
         let found = self.folder("corpus")?;
         let program = self.program.display().to_string();
         let length = format!("-max_len={COMMITTED_BYTES_MAX}");
-        run_program(&program, &["-merge=1", &length, &self.committed(), &found], &[])
+        run_program(&program, &["-set_cover_merge=1", &length, &self.committed(), &found], &[])
     }
 }
 

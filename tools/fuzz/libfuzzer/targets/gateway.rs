@@ -1,5 +1,6 @@
 //! libFuzzer's door to the target `gateway`.
 #![no_main]
+#![allow(clippy::disallowed_types, reason = "libFuzzer's macro can write a file")]
 
 use dkc_fuzz::Fault;
 use libfuzzer_sys::fuzz_target;
