@@ -148,11 +148,9 @@ impl Fuzzer<'_> {
         let found = self.folder("corpus")?;
         let program = self.program.display().to_string();
         let length = format!("-max_len={COMMITTED_BYTES_MAX}");
-        run_program(
-            &program,
-            &["-set_cover_merge=1", "-use_counters=0", "-use_cmp=0", &length, &self.committed(), &found],
-            &[],
-        )
+        let artifacts = format!("-artifact_prefix={}/", self.folder("artifacts")?);
+        let how = ["-set_cover_merge=1", "-use_counters=0", "-use_cmp=0", &length, &artifacts];
+        run_program(&program, &[&how[..], &[&self.committed(), &found]].concat(), &[])
     }
 }
 
