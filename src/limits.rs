@@ -58,6 +58,47 @@ pub const SEND_STALL_SECONDS_MAX: u64 = 30;
 pub const CLIENT_READ_BYTES: usize = 64 << 10;
 /// Bytes of requests a client gathers before it sends without being told to.
 pub const CLIENT_FLUSH_BYTES: usize = 256 << 10;
+/// Requests that a client has accepted and not yet answered, when nothing else is configured.
+pub const CLIENT_REQUESTS_DEFAULT: usize = 1_024;
+/// Bytes of such requests, when nothing else is configured.
+pub const CLIENT_REQUEST_BYTES_DEFAULT: usize = 64 << 20;
+/// Connections of one client, at most.
+pub const CLIENT_LINKS_MAX: usize = 64;
+/// Bytes that wait to be sent on one connection of a client; past it requests take another, or wait.
+pub const CLIENT_LINK_BYTES_MAX: usize = 4 << 20;
+/// Endpoints that a client is given to begin with, at most.
+pub const CLIENT_SEEDS_MAX: usize = 64;
+/// Bytes of a server's address, at most; a client does not dial a longer one.
+pub const CLIENT_ADDRESS_BYTES_MAX: usize = 300;
+/// Requests for a store that a client sends by another before it connects to that store itself.
+pub const CLIENT_DIAL_AFTER: u32 = 4;
+/// How long a client waits for a connection and its welcome before it hangs up.
+pub const CLIENT_DIAL_MICROS_MAX: u64 = 4_000_000;
+/// How long a client without any connection waits for one server before it tries the next as well.
+pub const CLIENT_DIAL_STAGGER_MICROS: u64 = 250_000;
+/// How long a client waits before it dials a server again that did not serve it; doubled from one time to the next.
+pub const CLIENT_DIAL_BACK_OFF_MICROS_MIN: u64 = 25_000;
+/// How long it waits for that at most.
+pub const CLIENT_DIAL_BACK_OFF_MICROS_MAX: u64 = 2_000_000;
+/// How long a client waits for the answer to the first copy of a request before it sends another, at least, and at most
+/// (an eighth of the time the request has, between the two); doubled from copy to copy.
+pub const CLIENT_ANSWER_MICROS_MIN: u64 = 20_000;
+/// See [`CLIENT_ANSWER_MICROS_MIN`].
+pub const CLIENT_ANSWER_MICROS_MAX: u64 = 1_000_000;
+/// How often that is doubled.
+pub const CLIENT_ANSWER_DOUBLINGS_MAX: u32 = 3;
+/// Copies of one request that may wait for an answer; past it the connection of the oldest is given up.
+pub const CLIENT_COPIES_MAX: usize = 4;
+/// How long a client waits before it sends a request again that was refused for the moment; doubled from one time to the next.
+pub const CLIENT_BACK_OFF_MICROS_MIN: u64 = 5_000;
+/// How long it waits for that at most.
+pub const CLIENT_BACK_OFF_MICROS_MAX: u64 = 500_000;
+/// How long a client uses a session at least, whatever a server says of its age.
+pub const CLIENT_SESSION_MICROS_MIN: u64 = 1_000_000;
+/// Keys by which a client tells where most of a batch belongs.
+pub const CLIENT_ROUTE_KEYS: usize = 32;
+/// Bytes of outcomes that a client lets a shard keep of one session, by its own reckoning: less than what the shard allows.
+pub const CLIENT_WINDOW_BYTES_MAX: usize = SESSION_WINDOW_BYTES_MAX / 2;
 /// Connections a store accepts; a further one gets an `Overloaded` error and is closed.
 pub const STORE_CONNECTIONS_MAX: usize = 16_384;
 /// Requests waiting in one store's gateway for their parts, over all connections.

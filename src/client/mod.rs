@@ -12,7 +12,10 @@
 
 pub mod batch;
 pub mod blocking;
+pub mod core;
 mod pipeline;
+pub mod request_id;
+pub mod resolved;
 
 use crate::error::ErrorCode;
 use thiserror::Error;
@@ -42,6 +45,8 @@ pub enum ClientError {
         increments: u64,
         /// What happened to the connection, or what the server said.
         reason: String,
+        /// By which to ask later what became of them. `None` if they were sent without a session.
+        id: Option<request_id::RequestId>,
     },
     /// The server does not keep to the protocol. No increment was under way.
     #[error("the server does not follow the protocol: {reason}")]
@@ -58,7 +63,7 @@ impl ClientError {
         if code.is_definite() {
             ClientError::Refused { code, text }
         } else if increments > 0 {
-            ClientError::Unknown { increments, reason: text }
+            ClientError::Unknown { increments, reason: text, id: None }
         } else {
             ClientError::Unreachable { reason: text }
         }

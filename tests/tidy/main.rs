@@ -63,7 +63,7 @@ const NAMES: &[NameRule] = &[
             "rand",
             "tokio",
         ],
-        inside: &["src/engine/", "src/sim/", "src/wire/", "src/ids.rs", "src/limits.rs"],
+        inside: &["src/engine/", "src/sim/", "src/wire/", "src/client/core/", "src/ids.rs", "src/limits.rs"],
         except: &[GENERATED],
         reason: "deterministic: time and randomness are inputs, I/O is an output, nothing is iterated in hash order",
     },
