@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests start processes and read clocks")]
 
 mod count;
+mod exact;
 mod hostile;
 mod kill;
 mod server;
