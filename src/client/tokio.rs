@@ -237,20 +237,17 @@ impl Driver {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
             let mut busy = self.take_commands(context);
-            self.take_output();
+            busy |= self.take_output();
             busy |= self.dial(context);
             let links: Vec<LinkId> = self.sockets.keys().copied().collect();
             for link in links {
                 busy |= self.send(context, link) | self.receive(context, link);
             }
             busy |= self.tick(context);
-            self.take_output();
             if self.closed && self.replies.is_empty() && self.refused.is_none() {
                 return Poll::Ready(());
             }
-            if !busy
-                && self.core.links().all(|link| self.sockets.contains_key(&link) || self.dialling.contains_key(&link))
-            {
+            if !busy {
                 return Poll::Pending;
             }
         }
@@ -298,10 +295,11 @@ impl Driver {
         }
     }
 
-    /// Does what the core wants done.
-    fn take_output(&mut self) {
+    /// Does what the core wants done. Whether that was anything.
+    fn take_output(&mut self) -> bool {
         let output = self.core.take_output();
         self.deadline = output.deadline;
+        let busy = !(output.dials.is_empty() && output.closes.is_empty() && output.done.is_empty());
         for (link, address) in output.dials {
             self.dialling.insert(link, Box::pin(connect(address)));
         }
@@ -315,6 +313,7 @@ impl Driver {
                 drop(reply.send(outcome));
             }
         }
+        busy
     }
 
     fn dial(&mut self, context: &mut Context<'_>) -> bool {

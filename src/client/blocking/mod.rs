@@ -286,9 +286,10 @@ impl Client {
 
     /// Waits until something happens, and does what there is to do.
     fn turn(&mut self) {
+        let done = self.done.len();
         self.take_output();
         self.send();
-        if self.done.is_empty() {
+        if self.done.len() == done {
             self.wait();
         }
         let now = self.now();

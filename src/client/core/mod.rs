@@ -38,6 +38,8 @@ mod verdict;
 
 #[cfg(test)]
 mod hostile_tests;
+#[cfg(test)]
+mod tests;
 
 use super::ClientError;
 use super::batch::Batch;
