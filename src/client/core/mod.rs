@@ -307,7 +307,8 @@ impl Client {
         }
         let closing = if matches!(op, Op::Close) { Some(self.closing()?) } else { None };
         let bytes = operation::bytes(&op);
-        let taken = self.operations.len().max(self.output.done.len());
+        let own = usize::from(self.opening.is_some());
+        let taken = (self.operations.len() - own).max(self.output.done.len());
         let full = taken > 0 && self.bytes + bytes > self.config.request_bytes_max;
         if full || taken >= self.config.requests_max || !self.has_room(number, &op) {
             return Err(SubmitError::Full(op));

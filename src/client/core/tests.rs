@@ -157,7 +157,7 @@ fn welcome(shards: u16) -> Welcome {
     let node = NodeId(1);
     let address = |store| StoreAddress { node, store: StoreId(store), address: format!("s{store}") };
     let range = |shard: u16| ShardRange {
-        start: KeyHash((u64::MAX / u64::from(shards) + 1).wrapping_mul(u64::from(shard))),
+        start: KeyHash(((u128::from(shard) << 64) / u128::from(shards)) as u64),
         shard: ShardId(u32::from(shard) + 1),
         node,
         store: StoreId(shard),
