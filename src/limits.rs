@@ -29,8 +29,21 @@ pub const ERROR_TEXT_BYTES_MAX: usize = 512;
 
 /// Requests of one connection that may wait for an answer; past it the server stops reading from that connection.
 pub const CONNECTION_REQUESTS_MAX: usize = 1_024;
-/// Bytes of replies queued to one connection; past it the server stops reading from that connection.
-pub const CONNECTION_REPLY_BYTES_MAX: usize = REPLY_BYTES_MAX + FRAME_HEADER_BYTES;
+/// Bytes of one connection's requests that wait for an answer, and of what their answers may take; from there on the server
+/// stops reading from that connection. One request may exceed it, or a large one could never be taken.
+pub const CONNECTION_REQUEST_BYTES_MAX: usize = 32 << 20;
+/// Bytes of replies queued to one connection; from there on the server stops reading from that connection. What it has taken
+/// before is answered all the same.
+pub const CONNECTION_REPLY_BYTES_MAX: usize = 1 << 20;
+/// Part of a frame of at most so many bytes is copied away until the rest arrives; a larger part keeps its buffer.
+pub const HALF_FRAME_BYTES_COPIED: usize = 4 << 10;
+/// Memory of a store for frames of which only a part has come; past it the connections that have sent the oldest of them get
+/// `Overloaded` and are closed.
+pub const STORE_HALF_FRAME_BYTES_MAX: usize = 128 << 20;
+/// How long after a connection was found to be too slow it is looked at once more, before it is ended.
+pub const OVERDUE_GRACE_MICROS: u64 = 20_000;
+/// Connections that are looked at for being too slow in one turn of a store.
+pub const TURN_OVERDUE_MAX: usize = 512;
 /// Bytes received from a connection by one system call, at most.
 pub const CONNECTION_RECEIVE_BYTES: usize = 64 << 10;
 /// Capacity of a connection's reply queue that is kept while the queue is empty.
@@ -99,8 +112,17 @@ pub const CLIENT_SESSION_MICROS_MIN: u64 = 1_000_000;
 pub const CLIENT_ROUTE_KEYS: usize = 32;
 /// Bytes of outcomes that a client lets a shard keep of one session, by its own reckoning: less than what the shard allows.
 pub const CLIENT_WINDOW_BYTES_MAX: usize = SESSION_WINDOW_BYTES_MAX / 2;
-/// Connections a store accepts; a further one gets an `Overloaded` error and is closed.
+/// Connections a store accepts, at most and if nothing else is configured; a further one gets an `Overloaded` error and is
+/// closed.
 pub const STORE_CONNECTIONS_MAX: usize = 16_384;
+/// Any of the times that a connection may take for something, at least and at most.
+pub const CONNECTION_TIMEOUT_MICROS_MIN: u64 = 1_000;
+/// See [`CONNECTION_TIMEOUT_MICROS_MIN`].
+pub const CONNECTION_TIMEOUT_MICROS_MAX: u64 = 30 * 24 * 3_600_000_000;
+/// How long a client's session may be configured to live, at least and at most.
+pub const SESSION_AGE_MICROS_MIN: u64 = 1_000_000;
+/// See [`SESSION_AGE_MICROS_MIN`].
+pub const SESSION_AGE_MICROS_MAX: u64 = 366 * 24 * 3_600_000_000;
 /// Requests waiting in one store's gateway for their parts, over all connections.
 pub const STORE_REQUESTS_MAX: usize = 65_536;
 /// Bytes of requests waiting in one store's gateway for their parts, and of what their answers may take, over all connections.
@@ -202,8 +224,17 @@ const _: () = {
     // A whole request fits in one entry: keys, key lengths and deltas as varints.
     assert!(REQUEST_BYTES_MAX + BATCH_KEYS_MAX * 12 + 64 <= ENTRY_BYTES_MAX);
     assert!(ENTRY_BYTES_TARGET <= ENTRY_BYTES_MAX);
-    // One connection alone cannot use up what all of a store's may queue.
-    assert!(2 * (CONNECTION_REPLY_BYTES_MAX + REPLY_BYTES_MAX) <= STORE_REPLY_BYTES_MAX);
+    // A few connections alone cannot use up what all of a store's may have under way, queue, or leave unfinished.
+    assert!(4 * (CONNECTION_REQUEST_BYTES_MAX + REQUEST_BYTES_MAX + REPLY_BYTES_MAX) <= STORE_REQUEST_BYTES_MAX);
+    assert!(
+        4 * (CONNECTION_REQUEST_BYTES_MAX + CONNECTION_REPLY_BYTES_MAX + REQUEST_BYTES_MAX + REPLY_BYTES_MAX)
+            <= STORE_REPLY_BYTES_MAX
+    );
+    // A half frame takes twice what has come of it, at most.
+    assert!(16 * 2 * (REQUEST_BYTES_MAX + FRAME_HEADER_BYTES + CONNECTION_RECEIVE_BYTES) <= STORE_HALF_FRAME_BYTES_MAX);
+    assert!(HALF_FRAME_BYTES_COPIED <= CONNECTION_RECEIVE_BYTES);
+    assert!(CONNECTION_TIMEOUT_MICROS_MIN < CONNECTION_TIMEOUT_MICROS_MAX);
+    assert!(SESSION_AGE_MICROS_MIN < SESSION_AGE_MICROS_MAX);
     // The largest answers fit in a frame.
     assert!(TOP_KEYS_MAX * (KEY_BYTES_MAX + 12) + 4_096 <= REPLY_BYTES_MAX);
     assert!(BATCH_KEYS_MAX * 32 + SHARDS_MAX * 32 + 4_096 <= REPLY_BYTES_MAX);

@@ -23,6 +23,7 @@ use super::sessions::window::{Decision, Detail, Fate, Windows};
 use crate::error::ErrorCode;
 use crate::ids::{Index, KeyHash, Sequence, ShardEpoch, ShardId};
 use crate::limits::{APPLY_CHUNK_KEYS, TOP_CANDIDATES};
+use crate::mutant::mutant;
 
 /// Why an entry could not be applied: the log holds what this version cannot read, or contradicts the configuration.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -213,11 +214,11 @@ impl Shard {
             effects.settled.push(settled);
         }
         chunk.flush(&mut self.counters, &mut effects.outcomes);
-        second.into_iter().try_for_each(|second| self.second_pass(second, effects))
+        second.into_iter().try_for_each(|second| self.second_pass(second, index, effects))
     }
 
     /// Remembers or answers, now that every increment of the entry has its outcome. In the order of the parts.
-    fn second_pass(&mut self, second: Second<'_>, effects: &mut Effects) -> Result<(), ApplyError> {
+    fn second_pass(&mut self, second: Second<'_>, index: Index, effects: &mut Effects) -> Result<(), ApplyError> {
         match second {
             Second::Remember(place, stamped) => {
                 let Settled::Applied { outcomes, .. } = &effects.settled[place] else { return Ok(()) };
@@ -233,7 +234,8 @@ impl Shard {
                 // A later part of the entry may have raised the floor over it: then it stays forgotten.
                 if let Some(applied) = self.windows.applied(stamped.stamp.session, stamped.stamp.sequence) {
                     let (overflowed, values) = applied.answer_to(stamped.places()?.as_deref());
-                    let (index, first_position) = (applied.index, applied.first_position);
+                    let index = if mutant!("retry-answered-from-now") { index } else { applied.index };
+                    let first_position = applied.first_position;
                     effects.settled[place] = Settled::Repeated { index, first_position, overflowed, values };
                 }
             }

@@ -19,6 +19,7 @@ use super::status::ShardStatus;
 use crate::error::ErrorCode;
 use crate::ids::{Index, KeyHash, Micros, SessionId, ShardId, Term};
 use crate::limits::{LOG_TIME_STEP_MICROS_MAX, SESSION_NAMES_MAX, SESSIONS_MAX, SHARD_UNCOMMITTED_BYTES_MAX};
+use crate::mutant::mutant;
 
 /// A part that changes something, waiting or proposed.
 #[derive(Debug)]
@@ -170,7 +171,8 @@ impl Replica {
     /// it is due. Returns when to look again.
     pub(super) fn keep_log_time(&mut self, now: Micros, age_micros: u64, effects: &mut Effects) -> Option<Micros> {
         let Machine::Meta(meta) = &self.machine else { return None };
-        if !self.group.is_leader() || meta.registry.is_empty() {
+        // Before it has applied an entry of its own term, a leader may not have applied all that it inherited.
+        if self.group.read_index().is_none() || meta.registry.is_empty() {
             return None;
         }
         if self.measured.0 != self.group.term() {
@@ -195,8 +197,12 @@ impl Replica {
 
     /// As a leader: brings a mark of the meta shard into this shard's log, unless it is there already.
     pub(super) fn propose_mark(&mut self, mark: SessionId, effects: &mut Effects) {
-        let Machine::Counters(shard) = &self.machine else { return };
-        if self.group.is_leader() && shard.windows.mark() < mark && self.may_propose(mark) {
+        let Machine::Counters(shard) = &mut self.machine else { return };
+        if mutant!("mark-not-logged") {
+            return shard.windows.expire(mark);
+        }
+        let due = self.group.is_leader() && shard.windows.mark() < mark;
+        if due && self.may_propose(mark) {
             self.proposed_mark = (self.group.term(), mark);
             self.group.propose(command::expire(mark), effects);
         }

@@ -107,14 +107,17 @@ impl Driver {
         if progress.gateway_deadline.is_some_and(|deadline| deadline <= now) {
             self.gateway.tick(now);
         }
+        if self.clients.deadline().is_some_and(|deadline| deadline <= now) {
+            self.clients.end_overdue(now, &mut self.gateway);
+        }
         self.settle(now, progress);
-        self.clients.flush(&mut self.gateway);
+        self.clients.flush(now, &mut self.gateway);
         progress.heartbeat_micros = match found_something {
             true => HEARTBEAT_MICROS_MIN,
             false => (progress.heartbeat_micros * 2).min(HEARTBEAT_MICROS_MAX),
         };
         let heartbeat = now.plus(progress.heartbeat_micros);
-        let deadlines = [progress.store_deadline, progress.gateway_deadline];
+        let deadlines = [progress.store_deadline, progress.gateway_deadline, self.clients.deadline()];
         progress.alarm.set(now, deadlines.into_iter().flatten().fold(heartbeat, Micros::min));
         self.report(progress);
     }
@@ -122,7 +125,7 @@ impl Driver {
     /// Takes in what a source has.
     fn look_at(&mut self, now: Micros, source: Source, allowance: &mut Allowance, progress: &mut Progress) {
         match source {
-            Source::Accepted(stream) => self.clients.admit(stream),
+            Source::Accepted(stream) => self.clients.admit(now, stream),
             Source::Connection(id) => self.clients.visit(now, id, &mut self.gateway, allowance),
             Source::Neighbour(from) => {
                 while allowance.is_left() {

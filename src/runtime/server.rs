@@ -26,7 +26,7 @@ use thiserror::Error;
 
 use super::checks::{self, CheckError};
 use super::clock::Clock;
-use super::config::{Advertise, Config, LogFormat};
+use super::config::{Advertise, ClientLimits, Config, LogFormat};
 use super::disk::Disk;
 use super::driver::Driver;
 use super::inbox::Inbox;
@@ -43,7 +43,7 @@ use crate::engine::sessions::token::SessionSecret;
 use crate::engine::store::{Store, StoreConfig};
 use crate::engine::wal::WalConfig;
 use crate::ids::{Micros, StoreId};
-use crate::limits::{LISTEN_WAIT_MICROS_MAX, SESSION_AGE_MICROS_DEFAULT, SHUTDOWN_MICROS_MAX, STOP_MICROS_MAX};
+use crate::limits::{LISTEN_WAIT_MICROS_MAX, SHUTDOWN_MICROS_MAX, STOP_MICROS_MAX};
 
 /// What the main thread is told.
 #[derive(Debug)]
@@ -86,7 +86,8 @@ pub fn run(config: &Config) -> Result<(), ServeError> {
     hear_signals(events.clone()).map_err(|error| ServeError::Process("listen for signals", error))?;
     let _lock = DirectoryLock::acquire(&config.data_dir)?;
     let (mut node, is_new) = Node::open_or_format(&config.data_dir, config.shape)?;
-    checks::run(node.shape.stores)?;
+    let connections = checks::run(node.shape.stores, config.clients.connections)?;
+    let limits = ClientLimits { connections, ..config.clients };
     let listeners = net::bind(config.listen, node.shape.stores, LISTEN_WAIT_MICROS_MAX)?;
     let addresses = bound_addresses(&listeners)?;
 
@@ -96,7 +97,7 @@ pub fn run(config: &Config) -> Result<(), ServeError> {
         heard,
         threads: Vec::with_capacity(listeners.len()),
     };
-    server.start_stores(config, &node, listeners, &addresses, &events)?;
+    server.start_stores(config, limits, &node, listeners, &addresses, &events)?;
     if !server.wait_until_ready()? {
         return Ok(());
     }
@@ -123,6 +124,7 @@ impl Server {
     fn start_stores(
         &mut self,
         config: &Config,
+        clients: ClientLimits,
         node: &Node,
         listeners: Vec<TcpListener>,
         addresses: &[SocketAddr],
@@ -143,7 +145,7 @@ impl Server {
                     map: map.clone(),
                     wal: WalConfig::with_segments_of(shape.segment_bytes),
                     memory_bytes_max: config.memory_bytes_max / u64::from(shape.stores),
-                    session_age_micros: SESSION_AGE_MICROS_DEFAULT,
+                    session_age_micros: config.session_age_micros,
                 },
                 session_secret: node.session_secret.clone(),
                 addresses: advertised.clone(),
@@ -153,6 +155,7 @@ impl Server {
                 lifecycle: self.lifecycle.clone(),
                 events: events.clone(),
                 log_format: config.log_format,
+                clients,
                 ends,
                 listener,
             };
@@ -250,6 +253,7 @@ struct Opening {
     lifecycle: Arc<Lifecycle>,
     events: Sender<Event>,
     log_format: LogFormat,
+    clients: ClientLimits,
     ends: MeshEnds,
     listener: TcpListener,
 }
@@ -290,7 +294,7 @@ impl Opening {
             gateway: Gateway::new(gateway, self.clock.now()),
             disk,
             mesh,
-            clients: Clients::new(inbox.clone()),
+            clients: Clients::new(inbox.clone(), self.clients),
             inbox,
             listener: Some(self.listener),
         };

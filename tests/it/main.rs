@@ -5,6 +5,7 @@ mod count;
 mod exact;
 mod hostile;
 mod kill;
+mod raw;
 mod server;
 mod sim;
 mod start;

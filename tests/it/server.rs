@@ -25,7 +25,10 @@ pub(crate) fn command(data_dir: &Path) -> Command {
 fn command_on(data_dir: &Path, listen: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dkc-server"));
     command.arg("--data-dir").arg(data_dir).args(["--listen", listen, "--wal-segment", "16MiB"]);
-    command.env_remove("DKC_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DKC_")) {
+        command.env_remove(variable);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 

@@ -67,6 +67,8 @@ pub struct ReplyFrame {
     pub range: Range<usize>,
     /// Whether it answers a request, which is then no longer in flight (frame errors answer nothing).
     pub answers: bool,
+    /// Bytes that the request had under way, and has no longer.
+    pub released: usize,
     /// Whether the connection is to be closed behind it.
     pub close: bool,
 }
@@ -76,6 +78,8 @@ pub struct ReplyFrame {
 pub struct Taken {
     /// Bytes that the request and its answer may take: what it counts against a turn.
     pub bytes: usize,
+    /// Those of them that are under way until the answer releases them; 0 if the answer is there already.
+    pub held: usize,
     /// Whether the connection is to be closed: nothing more is to be taken from it.
     pub close: bool,
 }
@@ -173,10 +177,10 @@ impl Gateway {
     /// Takes one whole frame of a client.
     pub fn request(&mut self, now: Micros, connection: ConnectionId, frame: Frame<'_>) -> Taken {
         self.now = self.now.max(now);
-        let frames = self.output.frames.len();
+        let (frames, in_flight_bytes) = (self.output.frames.len(), self.in_flight_bytes);
         let answer_bytes = self.take(now, connection, frame);
         let close = self.output.frames[frames..].iter().any(|frame| frame.close);
-        Taken { bytes: frame.payload.len() + answer_bytes, close }
+        Taken { bytes: frame.payload.len() + answer_bytes, held: self.in_flight_bytes - in_flight_bytes, close }
     }
 
     /// Returns how large the answer may become.
@@ -274,6 +278,7 @@ impl Gateway {
                 _ => (ErrorCode::Unavailable, "a shard did not answer in time; try again"),
             };
             self.reply_error(pending.connection, pending.request_id, code, text, false);
+            self.release(pending.bytes);
         }
     }
 
@@ -485,10 +490,11 @@ impl Gateway {
 
     /// All parts have answered.
     fn finish(&mut self, slot: u32) {
-        let Some(Pending { connection, request_id: id, answer, .. }) = self.close_slot(slot) else { return };
+        let Some(Pending { connection, request_id: id, bytes, answer, .. }) = self.close_slot(slot) else { return };
         let refusal = answer.refusal();
         if let Some(code) = refusal {
-            return self.reply_error(connection, id, code, code.advice(), false);
+            self.reply_error(connection, id, code, code.advice(), false);
+            return self.release(bytes);
         }
         match answer {
             Answer::Increment { reply, .. } => {
@@ -531,6 +537,14 @@ impl Gateway {
                 self.reply(connection, false, |encoder, out| encoder.status_reply(out, id, &status));
             }
         }
+        self.release(bytes);
+    }
+
+    /// Says with the last frame that its request's bytes are no longer under way.
+    fn release(&mut self, bytes: usize) {
+        if let Some(frame) = self.output.frames.last_mut() {
+            frame.released = bytes;
+        }
     }
 
     fn reply_error(&mut self, connection: ConnectionId, id: u64, code: ErrorCode, text: &str, close: bool) {
@@ -541,7 +555,7 @@ impl Gateway {
         let start = self.output.bytes.len();
         encode(&mut self.encoder, &mut self.output.bytes);
         let range = start..self.output.bytes.len();
-        self.output.frames.push(ReplyFrame { connection, range, answers: true, close });
+        self.output.frames.push(ReplyFrame { connection, range, answers: true, released: 0, close });
     }
 }
 

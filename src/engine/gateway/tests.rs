@@ -4,12 +4,17 @@ use std::sync::Arc;
 
 use super::{ConnectionId, Gateway, GatewayConfig};
 use crate::engine::cluster::{ClusterMap, StoreAddress};
+use crate::engine::command::{self, Command, Part};
 use crate::engine::part::{PackedKeys, PartAnswer, PartBody, PartReply, PartRequest};
+use crate::engine::sessions::registry::Registered;
 use crate::engine::sessions::token::SessionSecret;
+use crate::engine::sessions::window::Fate;
 use crate::error::ErrorCode;
-use crate::ids::{ClusterId, Index, Micros, NodeId, StoreId};
+use crate::ids::{
+    ClusterId, Index, Micros, NodeId, Sequence, SessionEpoch, SessionId, SessionToken, ShardEpoch, ShardId, StoreId,
+};
 use crate::limits::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX, REQUEST_WAIT_MICROS_MAX};
-use crate::wire::client::{Encoder, Hello, PROTOCOL_VERSION, Reply, decode_reply};
+use crate::wire::client::{Credentials, Encoder, Hello, PROTOCOL_VERSION, Reply, Resolution, Stamp, decode_reply};
 use crate::wire::frame::Decoder;
 
 const SECRET: SessionSecret = SessionSecret([3; 16]);
@@ -204,4 +209,125 @@ fn top_lists_are_merged_with_ties_by_key() {
     let keys: Vec<&[u8]> = reply.keys.iter().collect();
     assert_eq!((keys, &reply.counts[..]), (vec![&b"b"[..], b"c", b"d"], &[5, 5, 5][..]));
     assert_eq!(reply.parts.iter().map(|part| part.keys).collect::<Vec<_>>(), [2, 1]);
+}
+
+const CREDENTIALS: Credentials = Credentials { session: SessionId(5), epoch: SessionEpoch(1), token: SessionToken(0) };
+
+/// The credentials of a session that this cluster has opened.
+fn credentials() -> Credentials {
+    Credentials { token: SECRET.token(CREDENTIALS.session, CREDENTIALS.epoch), ..CREDENTIALS }
+}
+
+fn stamp(credentials: Credentials) -> Stamp {
+    Stamp { credentials, sequence: Sequence(3), low_water: Sequence(2) }
+}
+
+#[test]
+fn nobody_speaks_for_a_session_without_its_token() {
+    let mut subject = Subject::greeted(2);
+    let mut packed = PackedKeys::default();
+    packed.push(b"a");
+    let forged = stamp(CREDENTIALS);
+    subject.send(|encoder, out| encoder.increment(out, 1, &packed, &[1], false, Some(&forged)));
+    subject.send(|encoder, out| encoder.attach_session(out, 2, &CREDENTIALS));
+    subject.send(|encoder, out| encoder.close_session(out, 3, &CREDENTIALS, Sequence(9)));
+    subject.send(|encoder, out| encoder.resolve(out, 4, &forged, None));
+    let (replies, parts) = subject.output();
+    assert!(parts.is_empty());
+    for (place, reply) in (1..).zip(&replies) {
+        assert!(matches!(reply, (id, Reply::Error { code: ErrorCode::BadSession, .. }) if *id == place), "{reply:?}");
+    }
+    assert_eq!(replies.len(), 4);
+}
+
+#[test]
+fn every_part_of_a_request_carries_its_number_digest_and_places() {
+    let mut subject = Subject::greeted(3);
+    let mut packed = PackedKeys::default();
+    keys(40).iter().for_each(|key| packed.push(key.as_bytes()));
+    let stamp = stamp(credentials());
+    subject.send(|encoder, out| encoder.increment(out, 1, &packed, &[1; 40], false, Some(&stamp)));
+    let (_, parts) = subject.output();
+    let (mut digests, mut places) = (Vec::new(), Vec::new());
+    for part in &parts {
+        let PartBody::Increment { encoded, stamp: Some(stamped), .. } = &part.body else { panic!("{part:?}") };
+        assert_eq!((stamped.session, stamped.sequence, stamped.low_water), (SessionId(5), Sequence(3), Sequence(2)));
+        let mut entry = Vec::new();
+        command::begin_batch(&mut entry, ShardEpoch(1));
+        entry.extend_from_slice(encoded);
+        let Ok(Command::Batch(mut batch)) = command::decode(&entry) else { panic!("not a batch") };
+        let Ok(Some(Part::Increments { stamped: Some(inside), .. })) = batch.next_part() else { panic!("no stamp") };
+        assert_eq!(inside.stamp, *stamped);
+        digests.push(inside.digest);
+        places.extend(inside.places().expect("valid").expect("one of several parts"));
+    }
+    assert_eq!(digests, [digests[0]; 3]);
+    places.sort_unstable();
+    assert_eq!(places, (0..40).collect::<Vec<u32>>());
+}
+
+#[test]
+fn a_session_is_opened_with_its_token_and_a_lost_one_is_told() {
+    let mut subject = Subject::greeted(2);
+    subject.send(|encoder, out| encoder.open_session(out, 1, Some(b"job")));
+    subject.send(|encoder, out| encoder.open_session(out, 2, Some(b"job")));
+    let (_, parts) = subject.output();
+    let (session, epoch) = (SessionId(8), SessionEpoch(2));
+    let opened = Registered::Opened { session, epoch, progress: Sequence(7), resumed: true };
+    for (part, said) in parts.iter().zip([opened, Registered::Expired]) {
+        assert_eq!((part.shard, &part.body), (ShardId::META, &PartBody::OpenSession { name: b"job".to_vec() }));
+        let body = PartAnswer::Registered(said);
+        subject.gateway.answer(PartReply { ticket: part.ticket, shard: part.shard, body });
+    }
+    let (replies, _) = subject.output();
+    let (1, Reply::OpenSession(opened)) = &replies[0] else { panic!("{replies:?}") };
+    assert!(SECRET.proves(&opened.credentials) && opened.resumed);
+    assert_eq!((opened.credentials.session, opened.progress, opened.age_micros_max), (session, Sequence(7), 1_000));
+    assert!(matches!(&replies[1], (2, Reply::Error { code: ErrorCode::SessionExpired, .. })));
+}
+
+#[test]
+fn attaching_asks_every_shard_and_takes_the_highest_floor() {
+    let mut subject = Subject::greeted(3);
+    subject.send(|encoder, out| encoder.attach_session(out, 1, &credentials()));
+    subject.send(|encoder, out| encoder.attach_session(out, 2, &credentials()));
+    let (_, parts) = subject.output();
+    assert_eq!(parts.len(), 6);
+    for part in &parts {
+        let floor = Sequence(u64::from(part.shard.0 % 3));
+        let missing = part.ticket.slot == parts[5].ticket.slot && part.shard == ShardId(2);
+        let body = match missing {
+            true => PartAnswer::Refused { code: ErrorCode::Unavailable },
+            false => PartAnswer::Attached { index: Index(9), floor },
+        };
+        subject.gateway.answer(PartReply { ticket: part.ticket, shard: part.shard, body });
+    }
+    let (replies, _) = subject.output();
+    let (1, Reply::AttachSession(reply)) = &replies[0] else { panic!("{replies:?}") };
+    assert_eq!((reply.floor, reply.parts.len()), (Sequence(2), 3));
+    let unavailable = matches!(&replies[1], (2, Reply::Error { code: ErrorCode::Unavailable, .. }));
+    assert!(unavailable, "a former holder that one shard still admits is not fenced");
+}
+
+/// S4: a resolution asks every shard that the request touches, or all.
+#[test]
+fn resolving_asks_the_shards_of_the_keys_or_all() {
+    let mut subject = Subject::greeted(3);
+    let mut packed = PackedKeys::default();
+    packed.push(b"a");
+    let stamp = stamp(credentials());
+    subject.send(|encoder, out| encoder.resolve(out, 1, &stamp, Some(&packed)));
+    subject.send(|encoder, out| encoder.resolve(out, 2, &stamp, None));
+    let (_, parts) = subject.output();
+    assert_eq!(parts.len(), 1 + 3);
+    for part in &parts {
+        let body = PartAnswer::Resolved(Fate::Fenced(Index(6)));
+        subject.gateway.answer(PartReply { ticket: part.ticket, shard: part.shard, body });
+    }
+    let (replies, _) = subject.output();
+    for ((id, reply), shards) in replies.iter().zip([1, 3]) {
+        let Reply::Resolve(reply) = reply else { panic!("{id}: {reply:?}") };
+        assert_eq!(reply.parts.len(), shards);
+        assert!(reply.parts.iter().all(|part| part.resolution == Resolution::Fenced));
+    }
 }

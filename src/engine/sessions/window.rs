@@ -15,6 +15,7 @@ use crate::engine::prng::mix;
 use crate::error::ErrorCode;
 use crate::ids::{Index, Sequence, SessionEpoch, SessionId};
 use crate::limits::SESSION_WINDOW_BYTES_MAX;
+use crate::mutant::mutant;
 
 /// What a map of windows takes for each, beside the window itself: its key and its share of a node.
 const WINDOW_ENTRY_BYTES: usize = 48;
@@ -201,17 +202,26 @@ impl Windows {
         self.change(stamp.session, stamp.epoch, |window| {
             window.raise_floor(stamp.low_water);
             if stamp.sequence <= window.floor {
-                return Decision::Refuse(ErrorCode::Forgotten);
+                return match mutant!("forgotten-applied") {
+                    true => Decision::Apply,
+                    false => Decision::Refuse(ErrorCode::Forgotten),
+                };
             }
             match window.find(stamp.sequence) {
                 Ok(place) => match &window.records[place] {
                     Record { outcome: Outcome::Fenced(_), .. } => Decision::Refuse(ErrorCode::Fenced),
-                    record if record.digest != digest => Decision::Refuse(ErrorCode::OtherContent),
+                    record if record.digest != digest && !mutant!("content-not-compared") => {
+                        Decision::Refuse(ErrorCode::OtherContent)
+                    }
+                    _ if mutant!("retry-applied-again") => Decision::Apply,
                     _ => Decision::Repeat,
                 },
                 Err(place) => {
                     let outcome = Outcome::Applied(applied);
                     window.records.insert(place, Record { sequence: stamp.sequence, digest, outcome });
+                    if mutant!("floor-slides") && stamp.sequence == window.floor.next() {
+                        window.raise_floor(stamp.sequence);
+                    }
                     Decision::Apply
                 }
             }
@@ -224,6 +234,9 @@ impl Windows {
     pub fn record(&mut self, session: SessionId, sequence: Sequence, detail: Detail) {
         let Some(window) = self.windows.get_mut(&session) else { return };
         let Ok(place) = window.find(sequence) else { return };
+        if mutant!("values-not-kept") {
+            return;
+        }
         if let Outcome::Applied(applied) = &mut window.records[place].outcome {
             let bytes = detail.bytes();
             applied.detail = Some(Box::new(detail));
@@ -256,7 +269,13 @@ impl Windows {
     /// The session has expired, or there is a later holder.
     pub fn resolve(&mut self, stamp: &Stamp, index: Index) -> Result<(), ErrorCode> {
         self.change(stamp.session, stamp.epoch, |window| {
+            if mutant!("fence-forgets-repeats")
+                && let Ok(place) = window.find(stamp.sequence)
+            {
+                window.records[place].outcome = Outcome::Fenced(index);
+            }
             if stamp.sequence > window.floor
+                && !mutant!("resolve-without-fence")
                 && let Err(place) = window.find(stamp.sequence)
             {
                 let outcome = Outcome::Fenced(index);
@@ -270,6 +289,7 @@ impl Windows {
     pub fn fate(&self, session: SessionId, sequence: Sequence) -> Fate {
         let window = self.windows.get(&session);
         match window.and_then(|window| Some(&window.records[window.find(sequence).ok()?].outcome)) {
+            None if mutant!("resolve-without-fence") => Fate::Fenced(Index(0)),
             None => Fate::Forgotten,
             Some(Outcome::Fenced(index)) => Fate::Fenced(*index),
             Some(Outcome::Applied(Applied { index, first_position, increments, detail })) => Fate::Applied {
@@ -346,8 +366,11 @@ impl Windows {
         epoch: SessionEpoch,
         change: impl FnOnce(&mut Window) -> T,
     ) -> Result<T, ErrorCode> {
-        if session <= self.mark {
+        if session <= self.mark && !mutant!("expired-taken-for-new") {
             return Err(ErrorCode::SessionExpired);
+        }
+        if mutant!("window-evicted") && self.windows.len() > 2 && !self.windows.contains_key(&session) {
+            self.bytes -= self.windows.pop_first().map_or(0, |(_, window)| window.bytes());
         }
         let bytes = &mut self.bytes;
         let window = self.windows.entry(session).or_insert_with(|| {
@@ -355,10 +378,10 @@ impl Windows {
             *bytes += window.bytes();
             window
         });
-        if epoch < window.epoch {
+        if epoch < window.epoch && !mutant!("former-holder-admitted") {
             return Err(ErrorCode::SessionTaken);
         }
-        window.epoch = epoch;
+        window.epoch = epoch.max(window.epoch);
         let before = window.bytes();
         let changed = change(window);
         self.bytes = self.bytes - before + window.bytes();

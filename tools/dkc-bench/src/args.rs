@@ -16,13 +16,13 @@ Exit codes:
 /// Load generator for a DistributedKeyCounter cluster.
 #[derive(Debug, Parser)]
 #[command(name = "dkc-bench", version, after_help = EXIT_CODES)]
-pub(crate) struct Args {
+pub struct Args {
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub enum Command {
     /// Send requests in a closed loop, and report rates and latencies
     ///
     /// Latency is the time from when a request is handed to its connection until its reply is there. Only answers
@@ -33,7 +33,7 @@ pub(crate) enum Command {
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Operation {
+pub enum Operation {
     /// Add 1 to each key of a batch
     Increment,
     /// Read the count of each key of a batch
@@ -43,7 +43,7 @@ pub(crate) enum Operation {
 }
 
 #[derive(clap::Args, Debug)]
-pub(crate) struct RunArgs {
+pub struct RunArgs {
     /// Servers to try, in this order
     #[arg(
         long,
@@ -52,86 +52,86 @@ pub(crate) struct RunArgs {
         value_delimiter = ',',
         default_value = "127.0.0.1:7400"
     )]
-    pub(crate) endpoints: Vec<String>,
+    pub endpoints: Vec<String>,
 
     /// How long to wait for a connection, and for each answer
     #[arg(long, value_name = "SECONDS", value_parser = parse_timeout, default_value = "15")]
-    pub(crate) timeout: Duration,
+    pub timeout: Duration,
 
     /// Connections, a thread each
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4_096))]
-    pub(crate) connections: u32,
+    pub connections: u32,
 
     /// Connect to the endpoint only, instead of to every store in turn
     #[arg(long)]
-    pub(crate) no_spread: bool,
+    pub no_spread: bool,
 
     /// Requests in flight on each connection [default: 8; top: always 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=CONNECTION_REQUESTS_MAX as i64))]
-    pub(crate) depth: Option<u32>,
+    pub depth: Option<u32>,
 
     /// Keys of each request [default: 1024; top: always 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=BATCH_KEYS_MAX as i64))]
-    pub(crate) batch: Option<u32>,
+    pub batch: Option<u32>,
 
     /// Distinct keys to choose from
     #[arg(
         long, value_name = "N", default_value_t = 1_000_000,
         value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000)
     )]
-    pub(crate) keys: u64,
+    pub keys: u64,
 
     /// Length of each key: the prefix, 8 bytes that name the key, and filling
     #[arg(
         long, value_name = "BYTES", default_value_t = 16,
         value_parser = clap::value_parser!(u32).range(8..=KEY_BYTES_MAX as i64)
     )]
-    pub(crate) key_bytes: u32,
+    pub key_bytes: u32,
 
     /// What every key begins with; give it again to meet the same keys again [default: 8 random hexadecimal digits]
     #[arg(long, value_name = "TEXT")]
-    pub(crate) prefix: Option<String>,
+    pub prefix: Option<String>,
 
     /// How keys are chosen: uniform, or zipf:EXPONENT such as zipf:0.99
     #[arg(long, value_name = "NAME", default_value = "uniform")]
-    pub(crate) distribution: Distribution,
+    pub distribution: Distribution,
 
     /// What requests ask for
     #[arg(long, value_enum, default_value_t = Operation::Increment)]
-    pub(crate) op: Operation,
+    pub op: Operation,
 
     /// Ask for the new counts, instead of acknowledgements only
     #[arg(long)]
-    pub(crate) values: bool,
+    pub values: bool,
 
     /// How many of the highest counts a top request asks for
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=TOP_KEYS_MAX as i64))]
-    pub(crate) k: u32,
+    pub k: u32,
 
     /// How long to measure [default: 10]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, conflicts_with = "requests")]
-    pub(crate) seconds: Option<Duration>,
+    pub seconds: Option<Duration>,
 
     /// How many requests to measure, over all connections, instead of for how long
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) requests: Option<u64>,
+    pub requests: Option<u64>,
 
     /// How long to send before measuring
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "1")]
-    pub(crate) warmup: Duration,
+    pub warmup: Duration,
 
     /// Where the choice of keys starts: equal seeds send equal keys
     #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) seed: u64,
+    pub seed: u64,
 
     /// Afterwards read every key, and compare its count with the acknowledged increments; needs keys that nobody
     /// has counted before
     #[arg(long)]
-    pub(crate) validate: bool,
+    pub validate: bool,
 
     /// Print one line of JSON
     #[arg(long)]
-    pub(crate) json: bool,
+    pub json: bool,
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {

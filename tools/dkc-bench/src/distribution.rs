@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 /// A distribution over numbers, before it is known how many.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Distribution {
+pub enum Distribution {
     /// All are equally likely.
     Uniform,
     /// Number n is chosen with a share proportional to (n + 1)^-exponent.
@@ -47,14 +47,14 @@ impl fmt::Display for Distribution {
 
 /// Draws numbers below a bound.
 #[derive(Clone, Debug)]
-pub(crate) enum Sampler {
+pub enum Sampler {
     Uniform { bound: u64 },
     Zipf(Zipf),
 }
 
 impl Sampler {
     /// A sampler of numbers below `bound`, which is at least 1.
-    pub(crate) fn new(distribution: Distribution, bound: u64) -> Sampler {
+    pub fn new(distribution: Distribution, bound: u64) -> Sampler {
         match distribution {
             Distribution::Uniform => Sampler::Uniform { bound },
             Distribution::Zipf { exponent } => Sampler::Zipf(Zipf::new(exponent, bound)),
@@ -62,7 +62,7 @@ impl Sampler {
     }
 
     #[inline]
-    pub(crate) fn draw(&self, prng: &mut Prng) -> u64 {
+    pub fn draw(&self, prng: &mut Prng) -> u64 {
         match self {
             Sampler::Uniform { bound } => prng.below(*bound),
             Sampler::Zipf(zipf) => zipf.rank(prng) - 1,
@@ -72,7 +72,7 @@ impl Sampler {
 
 /// Zipf's law, ready to draw from. Names in brackets are the paper's.
 #[derive(Clone, Debug)]
-pub(crate) struct Zipf {
+pub struct Zipf {
     exponent: f64,
     ranks: f64,
     /// Where the integral of the density is cut off on the left [H(1.5) - h(1)].

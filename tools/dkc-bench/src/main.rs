@@ -13,8 +13,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a tool reads clocks and starts threads")]
 
-mod args;
-mod distribution;
 mod environment;
 mod plan;
 mod report;
@@ -27,6 +25,7 @@ mod worker;
 use args::{Args, Command};
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use dkc::client::ClientError;
+use dkc_bench::{args, distribution};
 use environment::Environment;
 use plan::Plan;
 use std::io::{self, Write};

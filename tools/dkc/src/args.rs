@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// What the exit codes mean, as the help shows it.
-pub(crate) const EXIT_CODES: &str = "\
+pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  some input was skipped, or another failure
@@ -26,7 +26,7 @@ Keys:
 /// Command line for a DistributedKeyCounter cluster.
 #[derive(Debug, Parser)]
 #[command(name = "dkc", version, after_help = EXIT_CODES)]
-pub(crate) struct Args {
+pub struct Args {
     /// Servers to try, in this order
     #[arg(
         long,
@@ -34,34 +34,37 @@ pub(crate) struct Args {
         env = "DKC_ENDPOINTS",
         value_name = "HOST:PORT,...",
         value_delimiter = ',',
+        value_parser = parse_endpoint,
         default_value = "127.0.0.1:7400"
     )]
-    pub(crate) endpoints: Vec<String>,
+    pub endpoints: Vec<String>,
 
     /// How results are printed
-    #[arg(short = 'o', long, global = true, value_enum, default_value_t = Format::Text)]
-    pub(crate) output: Format,
+    #[arg(short = 'o', long, global = true, env = "DKC_OUTPUT", value_enum, default_value_t = Format::Text)]
+    pub output: Format,
 
     /// How long to try: requests are sent again, and counted once, until they are answered or this time is over
-    #[arg(long, global = true, value_name = "SECONDS", value_parser = parse_timeout, default_value = "15")]
-    pub(crate) timeout: Duration,
+    #[arg(
+        long, global = true, env = "DKC_TIMEOUT", value_name = "SECONDS", value_parser = parse_timeout, default_value = "15"
+    )]
+    pub timeout: Duration,
 
     /// Without a command, on a terminal: a prompt
     #[command(subcommand)]
-    pub(crate) command: Option<Command>,
+    pub command: Option<Command>,
 }
 
 /// A line of the prompt.
 #[derive(Debug, Parser)]
 #[command(name = "", no_binary_name = true, disable_help_flag = true, override_usage = "COMMAND [ARGUMENTS]")]
-pub(crate) struct Line {
+pub struct Line {
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub command: Command,
 }
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
+pub enum Format {
     /// For people: a bare number for one key, else a line `key<TAB>count` for each
     Text,
     /// One line: an object for one key, an array of objects for several
@@ -71,7 +74,7 @@ pub(crate) enum Format {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub enum Command {
     /// Add DELTA to the count of KEY, and print the new count
     ///
     /// Counted exactly once, however often it has to be sent. If no answer comes in time, the exit code is 5, and the id that is
@@ -127,21 +130,21 @@ pub(crate) enum Command {
 }
 
 #[derive(clap::Args, Debug)]
-pub(crate) struct CountArgs {
+pub struct CountArgs {
     /// Count maximal runs of ASCII letters, in the case they have, instead of lines
     #[arg(long)]
-    pub(crate) words: bool,
+    pub words: bool,
     /// Count under the session of this name, which outlives this program; the input has to be the same each time
     #[arg(long, value_name = "NAME", value_parser = parse_session)]
-    pub(crate) session: Option<String>,
+    pub session: Option<String>,
     /// Files to read; `-`, or none: standard input
     #[arg(value_name = "FILE")]
-    pub(crate) files: Vec<PathBuf>,
+    pub files: Vec<PathBuf>,
 }
 
 /// An argument that clap cannot check.
 #[derive(Debug)]
-pub(crate) struct UsageError(pub(crate) String);
+pub struct UsageError(pub String);
 
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -156,6 +159,19 @@ fn parse_session(text: &str) -> Result<String, String> {
         1..=SESSION_NAME_BYTES_MAX => Ok(text.to_owned()),
         length => Err(format!("a name of 1 to {SESSION_NAME_BYTES_MAX} bytes is expected, not of {length}")),
     }
+}
+
+/// A host and a port. Whether there is such a host shows when it is connected to.
+fn parse_endpoint(text: &str) -> Result<String, String> {
+    const EXPECTED: &str = "HOST:PORT is expected, an IPv6 address in brackets";
+    let (host, port) = text.rsplit_once(':').ok_or(EXPECTED)?;
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    let inside = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_host = match inside {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || "[]:/@".contains(c)),
+    };
+    if is_port && is_host { Ok(text.to_owned()) } else { Err(EXPECTED.to_owned()) }
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
@@ -187,6 +203,19 @@ mod tests {
         let args = Args::parse_from(["dkc", "incr", "k"]);
         assert!(matches!(args.command, Some(Command::Incr { delta: 1, .. })));
         assert!(Args::try_parse_from(["dkc", "incr", "k", "9223372036854775808"]).is_err());
+    }
+
+    #[test]
+    fn endpoints_are_a_host_and_a_port() {
+        for good in ["a:1", "db1.example:65535", "127.0.0.1:7400", "[::1]:7400", "a:1,[2001:db8::1]:2"] {
+            assert!(Args::try_parse_from(["dkc", "--endpoints", good, "status"]).is_ok(), "{good}");
+        }
+        for bad in
+            ["foo", "", ":1", "a:", "a:0", "a:65536", "a:+1", "::1", "::1:7400", "[::1]", "[a]:1", "http://a:1", "a:1,"]
+        {
+            let error = Args::try_parse_from(["dkc", "--endpoints", bad, "status"]).expect_err(bad);
+            assert_eq!(error.exit_code(), 2, "{bad}");
+        }
     }
 
     #[test]

@@ -6,7 +6,6 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a tool reads files and clocks")]
 
-mod args;
 mod count;
 mod keys;
 mod output;
@@ -19,6 +18,7 @@ use clap::{CommandFactory, Parser};
 use dkc::client::ClientError;
 use dkc::client::blocking::Client;
 use dkc::client::core::Config;
+use dkc_cli::args;
 use output::Row;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;

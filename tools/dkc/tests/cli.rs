@@ -309,6 +309,7 @@ fn wrong_usage_and_missing_servers_have_codes_of_their_own() {
     assert_fails(&dkc(deserted, &["incr", "a", "much"]), 2, "DELTA");
     assert_fails(&dkc(deserted, &["get", "--escaped", "\\n"]), 2, "backslash");
     assert_fails(&dkc(deserted, &["get", ""]), 2, "at least one byte");
+    assert_fails(&dkc("foo", &["get", "a"]), 2, "HOST:PORT");
 }
 
 #[test]

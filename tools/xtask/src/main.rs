@@ -3,6 +3,7 @@
 //! - [`check`]: everything a change must pass. The same on a developer's machine and in `.ci/run`.
 //! - [`codegen`]: makes the committed Rust code from the schema.
 //! - [`kill`]: kills a loaded server many times.
+//! - [`manual`]: makes man pages and shell completions.
 //!
 //! All commands run other programs in the root of the repository and show what they run; [`process`] is how.
 
@@ -12,6 +13,7 @@ mod check;
 mod codegen;
 mod guards;
 mod kill;
+mod manual;
 mod process;
 
 use anyhow::{Context, Result};
@@ -32,6 +34,7 @@ enum Command {
     Check(check::Flags),
     Codegen(codegen::Flags),
     Kill(kill::Flags),
+    Manual(manual::Flags),
 }
 
 fn main() -> ExitCode {
@@ -51,5 +54,6 @@ fn run(command: Command) -> Result<()> {
         Command::Check(flags) => check::run(&flags),
         Command::Codegen(flags) => codegen::run(&flags),
         Command::Kill(flags) => kill::run(&flags),
+        Command::Manual(flags) => manual::run(&flags),
     }
 }
