@@ -97,7 +97,7 @@ pub(crate) fn hello() -> Vec<u8> {
 /// A request that increments keys `key-0` and so on, each `key_bytes` long, by 1.
 pub(crate) fn increment(id: u64, keys: usize, key_bytes: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
-    Encoder::new().increment(&mut bytes, id, &packed(keys, key_bytes), &vec![1; keys], false);
+    Encoder::new().increment(&mut bytes, id, &packed(keys, key_bytes), &vec![1; keys], false, None);
     bytes
 }
 
