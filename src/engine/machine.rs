@@ -214,13 +214,13 @@ impl Shard {
             effects.settled.push(settled);
         }
         chunk.flush(&mut self.counters, &mut effects.outcomes);
-        second.into_iter().try_for_each(|second| self.second_pass(second, index, effects))
+        second.iter().try_for_each(|second| self.second_pass(second, index, effects))
     }
 
     /// Remembers or answers, now that every increment of the entry has its outcome. In the order of the parts.
-    fn second_pass(&mut self, second: Second<'_>, index: Index, effects: &mut Effects) -> Result<(), ApplyError> {
-        match second {
-            Second::Remember(place, stamped) => {
+    fn second_pass(&mut self, second: &Second<'_>, index: Index, effects: &mut Effects) -> Result<(), ApplyError> {
+        match *second {
+            Second::Remember(place, ref stamped) => {
                 let Settled::Applied { outcomes, .. } = &effects.settled[place] else { return Ok(()) };
                 let outcomes = &effects.outcomes[outcomes.clone()];
                 let overflowed = overflowed(outcomes);
@@ -230,7 +230,7 @@ impl Shard {
                     self.windows.record(stamped.stamp.session, stamped.stamp.sequence, detail);
                 }
             }
-            Second::Repeat(place, stamped) => {
+            Second::Repeat(place, ref stamped) => {
                 // A later part of the entry may have raised the floor over it: then it stays forgotten.
                 if let Some(applied) = self.windows.applied(stamped.stamp.session, stamped.stamp.sequence) {
                     let (overflowed, values) = applied.answer_to(stamped.places()?.as_deref());

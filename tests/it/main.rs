@@ -1,6 +1,7 @@
 //! The integration tests, one binary: real processes, real sockets, real disks; and the simulator's smoke seeds.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests start processes and read clocks")]
 
+mod bench;
 mod count;
 mod exact;
 mod hostile;

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{LazyLock, mpsc};
 use std::time::Duration;
 
 use dkc::client::blocking::Connection;
@@ -103,17 +103,26 @@ impl Drop for Server {
 
 /// The path of the command line tool, built if it is not there: it belongs to another package of the workspace.
 pub(crate) fn dkc() -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_dkc-server")).with_file_name("dkc");
+    if path.exists() { path } else { build_tool("dkc") }
+}
+
+/// Builds a package of the workspace that makes a program of the same name; returns the program's path.
+fn build_tool(name: &str) -> PathBuf {
     let server = Path::new(env!("CARGO_BIN_EXE_dkc-server"));
-    let path = server.with_file_name("dkc");
-    if !path.exists() {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--package", "dkc"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-        if server.parent().is_some_and(|folder| folder.ends_with("release")) {
-            cargo.arg("--release");
-        }
-        assert!(cargo.status().expect("cargo runs").success(), "building dkc failed");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--package", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if server.parent().is_some_and(|folder| folder.ends_with("release")) {
+        cargo.arg("--release");
     }
-    path
+    assert!(cargo.status().expect("cargo runs").success(), "building {name} failed");
+    server.with_file_name(name)
+}
+
+/// Runs `dkc-bench` against a server. It is built even if it is there, for nothing else would notice that it is out of date.
+pub(crate) fn bench(server: &Server, args: &[&str]) -> Output {
+    static PATH: LazyLock<PathBuf> = LazyLock::new(|| build_tool("dkc-bench"));
+    Command::new(&*PATH).env("DKC_ENDPOINTS", &server.address).args(args).output().expect("dkc-bench runs")
 }
 
 /// Runs `dkc` against a server.

@@ -28,6 +28,7 @@ pub(super) enum Answer {
     },
     Status {
         stores: Vec<StoreStatus>,
+        refused: Refused,
     },
     /// The opening or closing of a session, and what the registry said.
     Register {
@@ -105,7 +106,7 @@ impl Answer {
             (Answer::TopK { lists, .. }, PartAnswer::Top { index, keys, counts, .. }) => {
                 lists.push(TopList { shard, index, keys, counts });
             }
-            (Answer::Status { stores }, PartAnswer::Status(status)) => stores.push(*status),
+            (Answer::Status { stores, .. }, PartAnswer::Status(status)) => stores.push(*status),
             (Answer::Register { registered, .. }, PartAnswer::Registered(said)) => *registered = Some(said),
             (Answer::Attach { reply, .. }, PartAnswer::Attached { index, floor }) => {
                 reply.parts.push(Part { shard, applied_index: index, ..Part::default() });
@@ -115,6 +116,7 @@ impl Answer {
             (
                 Answer::Get { refused, .. }
                 | Answer::TopK { refused, .. }
+                | Answer::Status { refused, .. }
                 | Answer::Register { refused, .. }
                 | Answer::Attach { refused, .. }
                 | Answer::Resolve { refused, .. },
@@ -131,6 +133,7 @@ impl Answer {
             Answer::Increment { reply, refused, .. } if refused.parts == reply.parts.len() => refused.code,
             Answer::Get { refused, .. }
             | Answer::TopK { refused, .. }
+            | Answer::Status { refused, .. }
             | Answer::Attach { refused, .. }
             | Answer::Resolve { refused, .. } => refused.code,
             Answer::Register { registered, refused } => match registered {
@@ -138,7 +141,7 @@ impl Answer {
                 Some(Registered::Taken) => Some(ErrorCode::SessionTaken),
                 Some(Registered::Opened { .. } | Registered::Closed) | None => refused.code,
             },
-            Answer::Increment { .. } | Answer::Status { .. } => None,
+            Answer::Increment { .. } => None,
         }
     }
 }

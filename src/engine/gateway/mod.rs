@@ -445,7 +445,7 @@ impl Gateway {
             let ticket = Ticket { part: part as u16, ..ticket };
             self.output.parts.push((store, PartRequest { ticket, shard: ShardId::META, body: PartBody::Status }));
         }
-        (Answer::Status { stores: Vec::new() }, stores.len())
+        (Answer::Status { stores: Vec::new(), refused: Refused::default() }, stores.len())
     }
 
     fn send_part(&mut self, ticket: Ticket, part: usize, body: PartBody) {
@@ -524,7 +524,7 @@ impl Gateway {
                 reply.parts.sort_by_key(|part| part.shard);
                 self.reply(connection, false, |encoder, out| encoder.resolve_reply(out, id, &reply));
             }
-            Answer::Status { mut stores } => {
+            Answer::Status { mut stores, .. } => {
                 stores.sort_by_key(|store| store.store);
                 let status = Status {
                     server_version: env!("CARGO_PKG_VERSION").to_string(),

@@ -79,6 +79,8 @@ fn summarize(ended: &[(&str, Result<Outcome>, Duration)]) {
 
 fn fmt() -> Result<Outcome> {
     cargo(&["fmt", "--all", "--check"])?;
+    // A workspace of its own.
+    cargo(&["fmt", "--manifest-path", "tools/fuzz/libfuzzer/Cargo.toml", "--check"])?;
     Ok(Outcome::Passed)
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`check`]: everything a change must pass. The same on a developer's machine and in `.ci/run`.
 //! - [`codegen`]: makes the committed Rust code from the schema.
+//! - [`fuzz`]: runs the fuzzers.
 //! - [`kill`]: kills a loaded server many times.
 //! - [`manual`]: makes man pages and shell completions.
 //!
@@ -11,6 +12,7 @@
 
 mod check;
 mod codegen;
+mod fuzz;
 mod guards;
 mod kill;
 mod manual;
@@ -33,6 +35,7 @@ struct Flags {
 enum Command {
     Check(check::Flags),
     Codegen(codegen::Flags),
+    Fuzz(fuzz::Flags),
     Kill(kill::Flags),
     Manual(manual::Flags),
 }
@@ -53,6 +56,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Check(flags) => check::run(&flags),
         Command::Codegen(flags) => codegen::run(&flags),
+        Command::Fuzz(flags) => fuzz::run(&flags),
         Command::Kill(flags) => kill::run(&flags),
         Command::Manual(flags) => manual::run(&flags),
     }
