@@ -319,9 +319,9 @@ impl Client {
         let automatic = pending.delivery() == Some(Delivery::ExactlyOnce);
         pending.stage = if automatic { Stage::Unnumbered } else { Stage::Ready };
         if automatic {
-            self.unnumbered.push_back(id)
+            self.unnumbered.push_back(id);
         } else {
-            self.ready.push_back(id)
+            self.ready.push_back(id);
         }
         self.bytes += pending.bytes;
         self.timers.insert((pending.wake, id));
