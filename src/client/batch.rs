@@ -76,6 +76,13 @@ impl Batch {
         &self.keys
     }
 
+    /// Adds to the delta at a place, if that stays within its range. Whether it did.
+    pub(super) fn add(&mut self, place: usize, delta: i64) -> bool {
+        let sum = self.deltas[place].checked_add(delta);
+        self.deltas[place] = sum.unwrap_or(self.deltas[place]);
+        sum.is_some()
+    }
+
     /// The deltas, one for each key.
     #[must_use]
     pub fn deltas(&self) -> &[i64] {

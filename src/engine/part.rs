@@ -53,6 +53,16 @@ impl PackedKeys {
         self.ends.is_empty()
     }
 
+    /// The key at a place.
+    ///
+    /// # Panics
+    /// If there are not as many keys.
+    #[must_use]
+    pub fn key(&self, place: usize) -> &[u8] {
+        let start = place.checked_sub(1).map_or(0, |before| self.ends[before] as usize);
+        &self.bytes[start..self.ends[place] as usize]
+    }
+
     /// The keys in the order they were added.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let mut start = 0;

@@ -3,6 +3,7 @@
 
 mod bench;
 mod count;
+mod exact;
 mod hostile;
 mod kill;
 mod raw;

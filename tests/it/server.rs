@@ -19,8 +19,12 @@ pub(crate) struct Server {
 
 /// The command that starts a server on a free port of loopback with small log segments.
 pub(crate) fn command(data_dir: &Path) -> Command {
+    command_on(data_dir, "127.0.0.1:0")
+}
+
+fn command_on(data_dir: &Path, listen: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dkc-server"));
-    command.arg("--data-dir").arg(data_dir).args(["--listen", "127.0.0.1:0", "--wal-segment", "16MiB"]);
+    command.arg("--data-dir").arg(data_dir).args(["--listen", listen, "--wal-segment", "16MiB"]);
     for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DKC_")) {
         command.env_remove(variable);
     }
@@ -31,7 +35,16 @@ pub(crate) fn command(data_dir: &Path) -> Command {
 impl Server {
     /// Starts a server and waits until it serves.
     pub(crate) fn start(data_dir: &Path, args: &[&str]) -> Server {
-        let mut child = command(data_dir).args(args).spawn().expect("the server's binary runs");
+        Server::await_ready(command(data_dir).args(args))
+    }
+
+    /// Starts a server where another one was, and waits until it serves.
+    pub(crate) fn start_again(data_dir: &Path, address: &str) -> Server {
+        Server::await_ready(&mut command_on(data_dir, address))
+    }
+
+    fn await_ready(command: &mut Command) -> Server {
+        let mut child = command.spawn().expect("the server's binary runs");
         let stdout = child.stdout.take().expect("standard output is piped");
         let mut stderr = child.stderr.take().expect("standard error is piped");
         let (tell, told) = mpsc::channel();

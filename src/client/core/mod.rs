@@ -38,6 +38,8 @@ mod verdict;
 
 #[cfg(test)]
 mod hostile_tests;
+#[cfg(test)]
+mod tests;
 
 use super::ClientError;
 use super::batch::Batch;
@@ -305,7 +307,8 @@ impl Client {
         }
         let closing = if matches!(op, Op::Close) { Some(self.closing()?) } else { None };
         let bytes = operation::bytes(&op);
-        let taken = self.operations.len().max(self.output.done.len());
+        let own = usize::from(self.opening.is_some());
+        let taken = (self.operations.len() - own).max(self.output.done.len());
         let full = taken > 0 && self.bytes + bytes > self.config.request_bytes_max;
         if full || taken >= self.config.requests_max || !self.has_room(number, &op) {
             return Err(SubmitError::Full(op));
@@ -316,9 +319,9 @@ impl Client {
         let automatic = pending.delivery() == Some(Delivery::ExactlyOnce);
         pending.stage = if automatic { Stage::Unnumbered } else { Stage::Ready };
         if automatic {
-            self.unnumbered.push_back(id)
+            self.unnumbered.push_back(id);
         } else {
-            self.ready.push_back(id)
+            self.ready.push_back(id);
         }
         self.bytes += pending.bytes;
         self.timers.insert((pending.wake, id));

@@ -45,7 +45,9 @@ pub(super) enum Answer {
     },
 }
 
-/// How many parts were refused as a whole, and the last reason.
+/// How many parts were refused as a whole, and the reason that promises least: what is said of the request has to be true of each of
+/// its parts. One that may be applied makes it unknown; one that may be sent again makes it worth sending again; and only if every
+/// part was fenced is the whole.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Refused {
     parts: usize,
@@ -147,7 +149,8 @@ impl Answer {
 impl Refused {
     fn note(&mut self, code: ErrorCode) {
         self.parts += 1;
-        self.code = Some(code);
+        let promise = |code: ErrorCode| (code.is_definite(), !code.is_transient(), code.settles());
+        self.code = self.code.filter(|kept| promise(*kept) <= promise(code)).or(Some(code));
     }
 }
 

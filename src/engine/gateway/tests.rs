@@ -143,6 +143,33 @@ fn a_refused_part_is_told_an_increment_at_a_time_and_a_refused_whole_as_an_error
     assert!(matches!(&replies[1], (2, Reply::Error { code: ErrorCode::DiskFull, .. })));
 }
 
+/// R5: a definite refusal of the whole must be true of every part, in whatever order they answer.
+#[test]
+fn a_whole_that_was_refused_for_several_reasons_is_told_the_one_that_promises_least() {
+    use ErrorCode::{Fenced, Overloaded, SessionExpired, Unknown};
+    for (codes, told) in [
+        ([Unknown, Overloaded], Unknown),
+        ([Unknown, Fenced], Unknown),
+        ([Overloaded, SessionExpired], Overloaded),
+        ([Overloaded, Fenced], Overloaded),
+        ([SessionExpired, Fenced], SessionExpired),
+        ([Fenced, Fenced], Fenced),
+    ] {
+        for order in [[0, 1], [1, 0]] {
+            let mut subject = Subject::greeted(2);
+            subject.increment(1, &keys(20));
+            let (_, parts) = subject.output();
+            for (part, code) in parts.iter().zip(order.map(|place: usize| codes[place])) {
+                let body = PartAnswer::Refused { code };
+                subject.gateway.answer(PartReply { ticket: part.ticket, shard: part.shard, body });
+            }
+            let (replies, _) = subject.output();
+            let (1, Reply::Error { code, .. }) = &replies[0] else { panic!("{replies:?}") };
+            assert_eq!(*code, told, "{codes:?}");
+        }
+    }
+}
+
 #[test]
 fn what_waits_too_long_is_unknown_and_late_answers_find_nobody() {
     let mut subject = Subject::greeted(1);

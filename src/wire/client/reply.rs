@@ -106,6 +106,14 @@ pub struct GetReply {
     pub found: Vec<u8>,
 }
 
+impl GetReply {
+    /// The counts; `None` for a key that does not exist.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<Option<i64>> {
+        self.counts.iter().zip(&self.found).map(|(&count, &found)| (found == 1).then_some(count)).collect()
+    }
+}
+
 /// The highest counts, highest first, equal counts in ascending byte order of the key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopKReply {

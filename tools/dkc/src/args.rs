@@ -1,7 +1,8 @@
 //! The command line's arguments.
 
 use clap::{Parser, Subcommand, ValueEnum};
-use dkc::limits::TOP_KEYS_MAX;
+use dkc::client::request_id::RequestId;
+use dkc::limits::{SESSION_NAME_BYTES_MAX, TOP_KEYS_MAX};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -13,9 +14,9 @@ Exit codes:
   0  done
   1  some input was skipped, or another failure
   2  wrong usage
-  3  no server could be reached
+  3  no server could be reached; nothing was sent
   4  refused by the server; what was refused was not applied
-  5  unknown outcome: sent but not answered, so it may have been applied
+  5  unknown outcome: sent but not answered in time, so it may have been applied; `dkc resolve` tells
 
 Keys:
   Any 1 to 1,024 bytes. In text and CSV, a byte that is not part of printable UTF-8 is shown as \\xNN and a backslash
@@ -42,12 +43,21 @@ pub struct Args {
     #[arg(short = 'o', long, global = true, env = "DKC_OUTPUT", value_enum, default_value_t = Format::Text)]
     pub output: Format,
 
-    /// How long to wait for a connection, and for each answer
+    /// How long to try: requests are sent again, and counted once, until they are answered or this time is over
     #[arg(
         long, global = true, env = "DKC_TIMEOUT", value_name = "SECONDS", value_parser = parse_timeout, default_value = "15"
     )]
     pub timeout: Duration,
 
+    /// Without a command, on a terminal: a prompt
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// A line of the prompt.
+#[derive(Debug, Parser)]
+#[command(name = "", no_binary_name = true, disable_help_flag = true, override_usage = "COMMAND [ARGUMENTS]")]
+pub struct Line {
     #[command(subcommand)]
     pub command: Command,
 }
@@ -67,7 +77,8 @@ pub enum Format {
 pub enum Command {
     /// Add DELTA to the count of KEY, and print the new count
     ///
-    /// Sent once and never again: if no answer comes, the exit code is 5.
+    /// Counted exactly once, however often it has to be sent. If no answer comes in time, the exit code is 5, and the id that is
+    /// printed tells `dkc resolve` what to ask for.
     Incr {
         key: OsString,
         /// What to add; negative numbers subtract, 0 creates the key
@@ -91,7 +102,24 @@ pub enum Command {
         #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=TOP_KEYS_MAX as i64))]
         k: u32,
     },
+    /// Find out what became of a request whose outcome is unknown
+    ///
+    /// And end it: what was not applied by now never will be. Without keys, every shard is asked.
+    Resolve {
+        /// The id that was printed with the unknown outcome
+        id: RequestId,
+        /// The keys of the request
+        #[arg(value_name = "KEY")]
+        keys: Vec<OsString>,
+        /// The keys contain escapes: \xNN, \\
+        #[arg(long)]
+        escaped: bool,
+    },
     /// Count the lines or words of files, or of standard input: each occurrence adds 1 to its key
+    ///
+    /// Each is counted exactly once, whatever connections break on the way. With --session, that holds even if this program dies: run
+    /// again with the same name and the same input, it goes on where it was. Once it is through, the session is closed, and
+    /// running it again counts nothing.
     ///
     /// Each line without its newline is a key; empty lines are skipped. Keys over 1,024 bytes are reported by their
     /// line number and skipped. Prints nothing to standard output; totals go to standard error.
@@ -106,6 +134,9 @@ pub struct CountArgs {
     /// Count maximal runs of ASCII letters, in the case they have, instead of lines
     #[arg(long)]
     pub words: bool,
+    /// Count under the session of this name, which outlives this program; the input has to be the same each time
+    #[arg(long, value_name = "NAME", value_parser = parse_session)]
+    pub session: Option<String>,
     /// Files to read; `-`, or none: standard input
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
@@ -122,6 +153,13 @@ impl fmt::Display for UsageError {
 }
 
 impl std::error::Error for UsageError {}
+
+fn parse_session(text: &str) -> Result<String, String> {
+    match text.len() {
+        1..=SESSION_NAME_BYTES_MAX => Ok(text.to_owned()),
+        length => Err(format!("a name of 1 to {SESSION_NAME_BYTES_MAX} bytes is expected, not of {length}")),
+    }
+}
 
 /// A host and a port. Whether there is such a host shows when it is connected to.
 fn parse_endpoint(text: &str) -> Result<String, String> {
@@ -153,16 +191,17 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Args::command().debug_assert();
+        Line::command().debug_assert();
     }
 
     #[test]
     fn deltas_may_be_negative() {
         let args = Args::parse_from(["dkc", "incr", "k", "-5"]);
-        assert!(matches!(args.command, Command::Incr { delta: -5, .. }));
+        assert!(matches!(args.command, Some(Command::Incr { delta: -5, .. })));
         let args = Args::parse_from(["dkc", "incr", "k", "-9223372036854775808", "-o", "json"]);
-        assert!(matches!(args.command, Command::Incr { delta: i64::MIN, .. }));
+        assert!(matches!(args.command, Some(Command::Incr { delta: i64::MIN, .. })));
         let args = Args::parse_from(["dkc", "incr", "k"]);
-        assert!(matches!(args.command, Command::Incr { delta: 1, .. }));
+        assert!(matches!(args.command, Some(Command::Incr { delta: 1, .. })));
         assert!(Args::try_parse_from(["dkc", "incr", "k", "9223372036854775808"]).is_err());
     }
 

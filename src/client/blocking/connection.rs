@@ -1,4 +1,4 @@
-//! A blocking connection on plain sockets.
+//! One blocking connection on a plain socket, without a session: the low-level tool.
 //!
 //! The socket is non-blocking underneath, and one loop waits for whichever of reading and writing is possible. That
 //! is what makes a pipeline safe: a client that only wrote until all was written, against a server that stops
@@ -7,11 +7,9 @@
 //! Each call is bounded by the connection's time-out as a whole. After a failure the connection stays failed, but
 //! replies that arrived before can still be received.
 
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a blocking client has sockets and deadlines")]
-
-use super::ClientError;
-use super::batch::{Batch, check_key};
-use super::pipeline::Pipeline;
+use crate::client::ClientError;
+use crate::client::batch::{Batch, check_key};
+use crate::client::pipeline::Pipeline;
 use crate::engine::part::PackedKeys;
 use crate::error::ErrorCode;
 use crate::limits::{CLIENT_FLUSH_BYTES, CONNECTION_REQUESTS_MAX, TOP_KEYS_MAX};
