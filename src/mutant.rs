@@ -30,6 +30,19 @@ pub const ALL: &[Mutant] = &[
     Mutant { name: "former-holder-admitted", what: "requests of an earlier epoch are taken" },
     Mutant { name: "fence-forgets-repeats", what: "a resolved number that was applied is called fenced" },
     Mutant {
+        name: "expired-sent-anew",
+        what: "a client sends a request under a new session although a copy may have counted",
+    },
+    Mutant {
+        name: "doubt-forgotten",
+        what: "a client calls a request refused although an earlier copy may have counted",
+    },
+    Mutant {
+        name: "loss-taken-for-never-sent",
+        what: "a client takes what a broken connection had carried for never sent",
+    },
+    Mutant { name: "low-water-past-unknown", what: "a client's low-water mark passes a number of which nobody knows" },
+    Mutant {
         name: "dead-files-recycled",
         what: "a file of a dead process is used again, and its late write lands in it",
     },

@@ -11,6 +11,7 @@ use crate::limits::{
     CLIENT_BACK_OFF_MICROS_MAX, CLIENT_BACK_OFF_MICROS_MIN, CLIENT_COPIES_MAX, CLIENT_DIAL_MICROS_MAX,
     CLIENT_ROUTE_KEYS,
 };
+use crate::mutant::mutant;
 use crate::wire::client::Stamp;
 
 /// How long the opening of a session is tried before it is given up, and begun anew if it is still wanted.
@@ -224,7 +225,7 @@ impl Client {
         for (&request_id, &operation) in &link.operations {
             let Some(pending) = self.operations.get_mut(&operation) else { continue };
             pending.live.retain(|copy| (copy.link, copy.request_id) != (id, request_id));
-            let left = link.pipeline.has_left(request_id);
+            let left = link.pipeline.has_left(request_id) && !mutant!("loss-taken-for-never-sent");
             if !left {
                 pending.copies.never_left();
             }

@@ -13,6 +13,7 @@
 use crate::engine::sessions::Credentials;
 use crate::ids::{Micros, Sequence};
 use crate::limits::{CLIENT_WINDOW_BYTES_MAX, SESSION_SPAN_MAX};
+use crate::mutant::mutant;
 use std::collections::VecDeque;
 
 /// What a number is doing.
@@ -104,7 +105,11 @@ impl Numbers {
     /// Nothing more is to be known of a number.
     pub(super) fn answer(&mut self, number: Sequence) {
         self.change(number, Standing::Answered);
-        while let Some(slot) = self.window.pop_front_if(|slot| slot.standing == Standing::Answered) {
+        let over = |slot: &mut Slot| {
+            slot.standing == Standing::Answered
+                || (mutant!("low-water-past-unknown") && slot.standing == Standing::Left)
+        };
+        while let Some(slot) = self.window.pop_front_if(over) {
             self.low_water = self.low_water.next();
             self.window_bytes -= slot.bytes as usize;
         }

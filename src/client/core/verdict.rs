@@ -24,6 +24,7 @@
 //! Rows 6 and 8 to 11 rest on [`ErrorCode::is_definite`], rows 1 and 2 on [`ErrorCode::settles`].
 
 use crate::error::ErrorCode;
+use crate::mutant::mutant;
 use crate::wire::client::IncrementReply;
 
 /// What is known of a request's copies.
@@ -100,14 +101,14 @@ impl Copies {
         self.refusal = Some((code, text));
         match code {
             code if code.is_transient() => Verdict::Again,
-            ErrorCode::SessionExpired if !self.may_be_applied() => Verdict::Expired,
+            ErrorCode::SessionExpired if !self.may_be_applied() || mutant!("expired-sent-anew") => Verdict::Expired,
             _ => self.end(),
         }
     }
 
     /// Nothing more is waited for.
     pub(super) fn end(&mut self) -> Verdict {
-        if self.in_doubt > 0 {
+        if self.in_doubt > 0 && !mutant!("doubt-forgotten") {
             let said = self.refusal.take().map(|(code, text)| format!("; the last word was {code:?}: {text}"));
             return Verdict::Unknown(format!("no definite answer came{}", said.unwrap_or_default()));
         }

@@ -246,12 +246,15 @@ impl World {
             (Asked::Resolve(id, _), Ok(Answer::Resolved(resolved))) => {
                 let number = (id.credentials.session, id.sequence);
                 let any = |resolution| resolved.parts.iter().any(|part| part.resolution == resolution);
+                if any(Resolution::Forgotten) {
+                    return Err(format!(
+                        "{number:?} is forgotten, although its client never learned what became of it"
+                    ));
+                }
                 if any(Resolution::Applied) {
                     self.report.resolved_applied += 1;
-                } else if any(Resolution::Fenced) {
-                    self.report.resolved_fenced += 1;
                 } else {
-                    self.report.resolved_otherwise += 1;
+                    self.report.resolved_fenced += 1;
                 }
                 self.model.resolved(number, resolved.parts);
             }

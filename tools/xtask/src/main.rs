@@ -5,6 +5,7 @@
 //! - [`fuzz`]: runs the fuzzers.
 //! - [`kill`]: kills a loaded server many times.
 //! - [`manual`]: makes man pages and shell completions.
+//! - [`mutants`]: puts known bugs back in, to see them noticed.
 //!
 //! All commands run other programs in the root of the repository and show what they run; [`process`] is how.
 
@@ -16,6 +17,7 @@ mod fuzz;
 mod guards;
 mod kill;
 mod manual;
+mod mutants;
 mod process;
 
 use anyhow::{Context, Result};
@@ -38,6 +40,7 @@ enum Command {
     Fuzz(fuzz::Flags),
     Kill(kill::Flags),
     Manual(manual::Flags),
+    Mutants(mutants::Flags),
 }
 
 fn main() -> ExitCode {
@@ -59,5 +62,6 @@ fn run(command: Command) -> Result<()> {
         Command::Fuzz(flags) => fuzz::run(&flags),
         Command::Kill(flags) => kill::run(&flags),
         Command::Manual(flags) => manual::run(&flags),
+        Command::Mutants(flags) => mutants::run(&flags),
     }
 }
