@@ -100,12 +100,6 @@ fn answer(request: &Request<'_>, counts: &mut Counts, encoder: &mut Encoder, out
             let reply = TopKReply { parts: part(counts.len()), keys, counts };
             encoder.top_k_reply(out, id, &reply);
         }
-        Request::OpenSession { .. }
-        | Request::AttachSession(_)
-        | Request::CloseSession { .. }
-        | Request::Resolve { .. } => {
-            encoder.error(out, id, ErrorCode::Unsupported, "no sessions here");
-        }
         Request::Status => {
             let status = Status { server_version: "9.8.7".to_owned(), ..Status::default() };
             encoder.status_reply(out, id, &status);
