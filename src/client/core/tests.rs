@@ -3,7 +3,7 @@
 use super::*;
 use crate::engine::sessions::Opened;
 use crate::ids::{ClusterId, KeyHash, NodeId, SessionEpoch, SessionToken, ShardId, StoreId};
-use crate::limits::{CLIENT_DIAL_AFTER, CLIENT_DIAL_MICROS_MAX, CLIENT_LINKS_MAX, REQUEST_BYTES_MAX, SESSION_SPAN_MAX};
+use crate::limits::{CLIENT_DIAL_AFTER, CLIENT_DIAL_MICROS_MAX, REQUEST_BYTES_MAX, SESSION_SPAN_MAX};
 use crate::wire::client::{
     Encoder, Part, Request as WireRequest, ShardRange, Stamp, StoreAddress, Welcome, decode_request,
 };
