@@ -133,6 +133,8 @@ pub const REQUEST_WAIT_MICROS_MAX: u64 = 10_000_000;
 pub const TURN_INPUTS_MAX: usize = 512;
 /// Bytes of requests a store takes in one turn, give or take one receive: the disk must not wait long for a turn's end.
 pub const TURN_BYTES_MAX: usize = 1 << 20;
+/// Keys that TopK reads ask of a store in one turn, give or take one read: others must not wait long behind them.
+pub const TURN_TOP_KEYS_MAX: usize = 4_096;
 /// Parts and answers under way from one store to another; past it the sender keeps them in its own queue.
 pub const MESH_QUEUE_MAX: usize = 1_024;
 /// Time a stopping server gives the requests it has accepted.

@@ -9,6 +9,8 @@ use crate::ids::SessionId;
 pub enum Input {
     /// Time has passed: the deadline asked for by the last output, or any other moment.
     Tick,
+    /// The shell begins a new turn: work that was put off for the sake of everybody else goes on, by a bounded piece.
+    Turn,
     /// A gateway asks something of a shard of this store.
     Part(PartRequest),
     /// A disk operation of an earlier output has ended.

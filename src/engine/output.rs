@@ -28,6 +28,8 @@ pub struct Output {
     pub replies: Vec<PartReply>,
     /// The meta shard, which lives here, has expired sessions up to this one: every store is to be told.
     pub session_mark: Option<SessionId>,
+    /// Whether work was put off: the next turn is wanted soon.
+    pub turn_wanted: bool,
     /// When to step with `Tick` at the latest, if nothing else happens.
     pub deadline: Option<Micros>,
     /// Set once, when a log write or sync has failed: the store has stopped for good and the process must exit.

@@ -27,7 +27,7 @@ use super::wal::record::RECORD_HEADER_BYTES;
 use super::wal::{GroupState, Record, Recovered, RecoveryError, SegmentDir, Wal, WalConfig, WalIdentity, recover};
 use crate::error::ErrorCode;
 use crate::ids::{ClusterId, Index, KeyHash, Lsn, Micros, NodeId, ReplicaId, SessionId, ShardId, StoreId};
-use crate::limits::ENTRY_BYTES_TARGET;
+use crate::limits::{ENTRY_BYTES_TARGET, TURN_TOP_KEYS_MAX};
 
 /// What a store is told about itself.
 #[derive(Clone, Debug)]
@@ -75,6 +75,8 @@ pub struct Store {
     gated: VecDeque<(Lsn, Envelope)>,
     /// Places of replicas that have parts to propose, each once.
     proposing: VecDeque<usize>,
+    /// TopK reads that wait for their turn, in the order they came. There are never more than gateways admit.
+    tops: VecDeque<TopRead>,
     memory_bytes: u64,
     /// Sessions up to it have expired, by the word of the meta shard.
     session_mark: SessionId,
@@ -85,6 +87,13 @@ pub struct Store {
     output: Output,
     effects: Effects,
     latch_told: bool,
+}
+
+/// A TopK read of one shard, by the place of its replica.
+struct TopRead {
+    place: usize,
+    ticket: Ticket,
+    k: u32,
 }
 
 /// A replica while its log is being read.
@@ -144,6 +153,7 @@ impl Store {
             replicas,
             gated: VecDeque::new(),
             proposing: VecDeque::new(),
+            tops: VecDeque::new(),
             session_mark: SessionId::NONE,
             log_time_deadline: None,
             draining: false,
@@ -165,6 +175,7 @@ impl Store {
         self.now = self.now.max(now);
         match input {
             Input::Tick => {}
+            Input::Turn => self.read_tops(),
             Input::Part(request) => self.part(request),
             Input::Disk(done) => self.disk(done),
             Input::SessionMark(mark) => self.heard_mark(mark),
@@ -179,6 +190,7 @@ impl Store {
             self.keep_log_time();
         }
         let mut output = std::mem::take(&mut self.output);
+        output.turn_wanted = !self.tops.is_empty();
         self.wal.take_ops(self.now, &mut output.disk);
         output.deadline = self.wal.deadline().into_iter().chain(self.log_time_deadline).min();
         if let Some(why) = self.wal.latched()
@@ -199,7 +211,7 @@ impl Store {
     /// Whether nothing that was accepted is unfinished.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.wal.is_quiet() && self.replicas.iter().all(Replica::is_quiet)
+        self.wal.is_quiet() && self.tops.is_empty() && self.replicas.iter().all(Replica::is_quiet)
     }
 
     /// Whether the log has a durable segment: from then on a start that finds none has lost it.
@@ -257,17 +269,30 @@ impl Store {
         let replica = &mut self.replicas[place];
         let body = match request.body {
             PartBody::Get { keys } => replica.get(self.config.map.routing_seed, &keys),
-            PartBody::TopK { k } => {
-                let body = replica.top(k);
-                self.memory_bytes = replica.account(self.memory_bytes);
-                body
-            }
+            // One may cost as much as a thousand increments, so they take turns with everything else.
+            PartBody::TopK { k } => return self.tops.push_back(TopRead { place, ticket, k }),
             change => {
                 let Err(code) = self.queue(place, ticket, change) else { return };
                 PartAnswer::Refused { code }
             }
         };
         self.output.replies.push(PartReply { ticket, shard, body });
+    }
+
+    /// Reads as many of the waiting tops as a turn may, but at least one.
+    fn read_tops(&mut self) {
+        let mut keys_left = TURN_TOP_KEYS_MAX;
+        while let Some(TopRead { place, ticket, k }) = self.tops.pop_front() {
+            let replica = &mut self.replicas[place];
+            let body = replica.top(k);
+            let shard = replica.shard;
+            self.memory_bytes = replica.account(self.memory_bytes);
+            self.output.replies.push(PartReply { ticket, shard, body });
+            keys_left = keys_left.saturating_sub(k as usize);
+            if keys_left == 0 {
+                return;
+            }
+        }
     }
 
     /// Queues a part that changes something, or says why not.

@@ -18,6 +18,7 @@ use crate::error::ErrorCode;
 use crate::ids::{
     ClusterId, Index, KeyHash, Micros, NodeId, Sequence, SessionEpoch, SessionId, ShardEpoch, ShardId, StoreId, Term,
 };
+use crate::limits::TURN_TOP_KEYS_MAX;
 
 const NOW: Micros = Micros(0);
 /// Age at which sessions expire here.
@@ -444,4 +445,25 @@ fn full_memory_refuses_sessions_that_the_shard_does_not_know() {
     assert!(matches!(subject.stamped(stamp(known, 2, 1), &[("a", 1)]), PartAnswer::Incremented { .. }));
     assert_eq!(subject.refused(stamp(unknown, 1, 0), &[("a", 1)]), ErrorCode::MemoryFull);
     assert_eq!(subject.count("a"), Some(2));
+}
+
+/// A read of many keys is put off to a turn of its own, so that nobody waits behind several.
+#[test]
+fn tops_take_turns_with_everything_else() {
+    let mut subject = Subject::open(MemoryDir::default(), config());
+    subject.increment(&[("a", 5), ("b", 7)]);
+    subject.settle();
+    let k = TURN_TOP_KEYS_MAX as u32;
+    for _ in 0..3 {
+        subject.ask(PartBody::TopK { k });
+    }
+    subject.increment(&[("a", 1)]);
+    for left in (0..3).rev() {
+        subject.store.step(subject.now, Input::Turn);
+        let output = subject.store.take_output();
+        assert_eq!((output.replies.len(), output.turn_wanted), (1, left > 0));
+        assert!(matches!(&output.replies[0].body, PartAnswer::Top { counts, .. } if *counts == [7, 5]));
+        assert_eq!(output.disk.is_empty(), left < 2, "the increment does not wait for the reads");
+    }
+    assert!(!subject.store.is_quiet(), "the write is still under way");
 }

@@ -139,8 +139,8 @@ impl Driver {
                 }
                 self.inbox.ring(Source::Neighbour(from));
             }
-            // Every turn reaps.
-            Source::Disk => {}
+            // Every turn reaps, and lets what was put off go on.
+            Source::Disk | Source::Turn => {}
             Source::Phase => self.follow_phase(now, progress),
         }
     }
@@ -152,7 +152,10 @@ impl Driver {
     /// their sockets only once, at the end of the turn. A round ends with answers for the gateway, whose replies (and
     /// further parts) are the next round's work; each round finishes parts of requests that are in flight, so there
     /// are not many.
+    ///
+    /// What the store has put off goes on once a turn, as soon as the parts are with it.
     fn settle(&mut self, now: Micros, progress: &mut Progress) {
+        let mut begins = true;
         loop {
             let mut asked = self.gateway.take_output();
             progress.gateway_deadline = asked.deadline;
@@ -165,12 +168,19 @@ impl Driver {
                     for_neighbours.push((store, part));
                 }
             }
+            if std::mem::take(&mut begins) {
+                self.store.step(now, Input::Turn);
+            }
             let output = self.store.take_output();
             if idle && output.is_empty() {
                 progress.store_deadline = output.deadline;
+                if output.turn_wanted {
+                    self.inbox.ring(Source::Turn);
+                }
                 return;
             }
-            let Output { send_now, send_after, disk, replies, session_mark, deadline, latched } = output;
+            let Output { send_now, send_after, disk, replies, session_mark, turn_wanted: _, deadline, latched } =
+                output;
             if let Some(reason) = latched {
                 logs::fatal(self.log_format, self.id.0, &reason);
             }

@@ -183,7 +183,7 @@ impl Gateway {
         Taken { bytes: frame.payload.len() + answer_bytes, held: self.in_flight_bytes - in_flight_bytes, close }
     }
 
-    /// Returns how large the answer may become.
+    /// Returns how large an answer may become this turn. Those to TopK take turns of their own.
     fn take(&mut self, now: Micros, connection: ConnectionId, frame: Frame<'_>) -> usize {
         let id = frame.request_id;
         let request = match decode_request(frame.kind, frame.payload) {
@@ -209,6 +209,7 @@ impl Gateway {
         }
         let answer_bytes = answer_bytes_max(&request, self.config.map.shards.len());
         let bytes = frame.payload.len() + answer_bytes;
+        let this_turn = if matches!(request, Request::TopK { .. }) { 0 } else { answer_bytes };
         if self.in_flight >= STORE_REQUESTS_MAX || self.in_flight_bytes + bytes > STORE_REQUEST_BYTES_MAX {
             let text = "too many requests are under way at this store; nothing was applied; try again later";
             self.reply_error(connection, id, ErrorCode::Overloaded, text, false);
@@ -237,7 +238,7 @@ impl Gateway {
         self.in_flight += 1;
         self.in_flight_bytes += bytes;
         self.slots[ticket.slot as usize].pending = Some(Pending { connection, request_id: id, bytes, missing, answer });
-        answer_bytes
+        this_turn
     }
 
     /// Tells a client that its bytes are not frames.

@@ -146,6 +146,7 @@ impl World {
             }
         }
         core.store.step(now, Input::Tick);
+        core.store.step(now, Input::Turn);
         core.gateway.tick(now);
         let front = core.gateway.take_output();
         for (store, request) in front.parts {

@@ -169,10 +169,11 @@ impl Node {
     /// Everything the store asks of its disk is done.
     fn settle(&mut self) {
         loop {
+            self.store.step(self.now, Input::Turn);
             let output = self.store.take_output();
             assert!(output.latched.is_none(), "a healthy disk never stops a store");
             self.answers.extend(output.replies);
-            if output.disk.is_empty() && output.session_mark.is_none() {
+            if output.disk.is_empty() && output.session_mark.is_none() && !output.turn_wanted {
                 return;
             }
             if let Some(mark) = output.session_mark {
