@@ -182,8 +182,9 @@ impl World {
     fn drain(&mut self) {
         let output = self.client.take_output();
         self.deadline = output.deadline;
+        let mut asks = false;
         for (id, result) in output.done {
-            self.ended(id, result);
+            asks |= self.ended(id, result);
         }
         for (link, _) in output.dials {
             let works = !self.chance(self.evil.breaks);
@@ -209,6 +210,9 @@ impl World {
         assert!(links <= CLIENT_LINKS_MAX && endpoints <= 8 && self.client.operations.len() <= 65);
         assert!(self.client.unnumbered.len() + self.client.ready.len() <= 4 * 65 + 128);
         assert!(self.client.sessions.len() <= 70, "sessions without requests are dropped");
+        if asks {
+            self.drain();
+        }
     }
 
     /// Bytes of one link keep their order.
@@ -223,26 +227,30 @@ impl World {
         self.at(self.now.plus(delay).max(earliest), Happening::ToServers(link, bytes));
     }
 
-    fn ended(&mut self, id: OpId, result: Result<Answer, ClientError>) {
+    /// Whether that made the test ask for something more.
+    fn ended(&mut self, id: OpId, result: Result<Answer, ClientError>) -> bool {
         let seed = self.seed;
         if let Some(op) = self.resolving.remove(&id) {
             if let Ok(Answer::Resolved(resolved)) = result {
                 self.fates.insert(op, resolved.fate);
             }
-            return;
+            return false;
         }
         let known = self.known.get_mut(&id).unwrap_or_else(|| panic!("seed {seed}: {id:?} ends twice or never began"));
         assert!(known.result.is_none(), "seed {seed}: {id:?} ends twice");
         assert!(self.now <= known.deadline, "seed {seed}: {id:?} ends after its deadline");
+        let mut asks = false;
         if let Err(ClientError::Unknown { id: Some(request), .. }) = &result
             && self.prng.chance(1, 2)
         {
             let op = Op::Resolve { id: *request, keys: None };
             if let Ok(resolve) = self.client.submit(self.now, op, self.now.plus(20 * SECOND)) {
                 self.resolving.insert(resolve, id);
+                asks = true;
             }
         }
         known.result = Some(result);
+        asks
     }
 
     /// Looks at what leaves the client.
@@ -265,7 +273,9 @@ impl World {
             let below = self.numbers.range((session, Sequence(0))..=(session, stamp.low_water));
             for ((_, sequence), (_, below)) in below {
                 let settled = match &self.known[below].result {
-                    Some(Err(ClientError::Unknown { .. })) => false,
+                    Some(Err(ClientError::Unknown { id, .. })) => {
+                        id.is_some_and(|id| (id.credentials.session, id.sequence) != (session, *sequence))
+                    }
                     Some(_) => true,
                     // Not applied, for the session was over: it goes on under another number.
                     None => self.client.operations[below].number.is_none_or(|(key, number)| {
