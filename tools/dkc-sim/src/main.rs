@@ -58,7 +58,7 @@ fn catch_mutants(first: u64, budget: u64) -> ExitCode {
         });
         match caught {
             Some((runs, events, violation)) => {
-                println!("{:<26} {runs:>6} {events:>9}  {}", mutant.name, violation.what)
+                println!("{:<26} {runs:>6} {events:>9}  {}", mutant.name, violation.what);
             }
             None => {
                 survivors += 1;
