@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 
 use super::cluster::ClusterMap;
 use super::command::{self, Batch, Command, CommandError};
-use super::counters::{Counters, Increment, Outcome};
+use super::counters::{Counters, Increment, Outcome, Setup};
 use super::part::{PartAnswer, PartReply, PartRequest, Ticket};
 use super::raft::{Effects, Entry, Group};
 use super::status::ShardStatus;
@@ -80,11 +80,11 @@ pub(super) struct Replica {
 }
 
 impl Machine {
-    pub(super) fn new(shard: ShardId, first: KeyHash, last: KeyHash) -> Machine {
+    pub(super) fn new(shard: ShardId, first: KeyHash, last: KeyHash, routing_seed: u64) -> Machine {
         if shard == ShardId::META {
             Machine::Meta(None)
         } else {
-            Machine::Counters(Box::new(Counters::new(first..=last, TOP_CANDIDATES)))
+            Machine::Counters(Box::new(Counters::new(Setup::new(first..=last, routing_seed, TOP_CANDIDATES))))
         }
     }
 
