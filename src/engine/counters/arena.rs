@@ -54,6 +54,23 @@ pub(super) struct Entry<'a> {
     pub(super) key: &'a [u8],
 }
 
+/// What became of [`Arena::add`], with the counts before and after, and whether the key is in the candidate set.
+pub(super) enum Added {
+    Done {
+        old: i64,
+        new: i64,
+        member: bool,
+    },
+    /// Nothing was changed: the sum does not fit where the count is.
+    Wider {
+        old: i64,
+        new: i64,
+        member: bool,
+    },
+    /// Nothing was changed: the sum is no signed 64-bit integer.
+    Overflow,
+}
+
 /// Where the parts of an entry are in its block.
 struct Layout {
     count: usize,
@@ -163,6 +180,19 @@ impl Arena {
         Entry { count, member: block[place] & MEMBER != 0, key }
     }
 
+    /// Whether the entry at an offset is that of a key.
+    #[inline]
+    pub(super) fn is_of(&self, offset: u16, key: &[u8]) -> bool {
+        let (block, place) = self.at(offset);
+        let header = block[place];
+        let length = usize::from(header & LENGTH_MASK);
+        if length == usize::from(LENGTH_FOLLOWS) {
+            return self.entry(offset).key == key;
+        }
+        let start = place + 1 + width(header);
+        length == key.len() && block[start..start + length] == *key
+    }
+
     /// Some bytes of the entry at an offset, so that the processor fetches it; any offset will do.
     #[inline]
     pub(super) fn touch(&self, offset: u16) -> u8 {
@@ -178,37 +208,40 @@ impl Arena {
         block[place] = block[place] & !MEMBER | if member { MEMBER } else { 0 };
     }
 
-    /// Overwrites the count of an entry, if its width allows.
+    /// Adds to the count of an entry, if it is its key's and the sum fits where it is.
     #[inline]
-    pub(super) fn set_count(&mut self, offset: u16, count: i64) -> bool {
+    pub(super) fn add(&mut self, offset: u16, delta: i64) -> Added {
         let (block, place) = self.at_mut(offset);
         let Layout { count: from, key: to, .. } = Layout::at(block, place);
-        if width(width_bits(count)) > to - from {
-            return false;
+        let member = block[place] & MEMBER != 0;
+        let count = &mut block[from..to];
+        let old = read_count(count);
+        let Some(new) = old.checked_add(delta) else { return Added::Overflow };
+        if width(width_bits(new)) > count.len() {
+            return Added::Wider { old, new, member };
         }
-        let bytes = count.to_le_bytes();
-        match &mut block[from..to] {
-            [one] => *one = bytes[0],
-            wider => wider.copy_from_slice(&bytes[..wider.len()]),
+        match count {
+            [one] => *one = new as u8,
+            wider => wider.copy_from_slice(&new.to_le_bytes()[..wider.len()]),
         }
-        true
+        Added::Done { old, new, member }
     }
 
-    /// Appends an entry; `None` if that would take more than `blocks_max` blocks.
-    pub(super) fn push(&mut self, pool: &Pool, blocks_max: usize, entry: Entry<'_>) -> Option<u16> {
+    /// Appends an entry; `None` if that would take a block too many.
+    pub(super) fn push(&mut self, pool: &Pool, entry: Entry<'_>) -> Option<u16> {
         if (1..=KEY_INLINE_BYTES_MAX).contains(&entry.key.len()) {
-            return self.append(pool, blocks_max, &Stored::Inline(entry.key), entry.count, entry.member);
+            return self.append(pool, &Stored::Inline(entry.key), entry.count, entry.member);
         }
         let number = u16::try_from(self.long.len()).expect("a page has fewer entries than offsets");
-        let offset = self.append(pool, blocks_max, &Stored::OutOfLine(number), entry.count, entry.member)?;
+        let offset = self.append(pool, &Stored::OutOfLine(number), entry.count, entry.member)?;
         self.long_bytes += entry.key.len();
         self.long.push(entry.key.into());
         Some(offset)
     }
 
     /// Appends the entry at an offset once more, with another count, and leaves a gap in its old place. `None`, and
-    /// nothing has happened, if that would take more than `blocks_max` blocks.
-    pub(super) fn widen(&mut self, pool: &Pool, blocks_max: usize, offset: u16, count: i64) -> Option<u16> {
+    /// nothing has happened, if that would take a block too many.
+    pub(super) fn widen(&mut self, pool: &Pool, offset: u16, count: i64) -> Option<u16> {
         let (block, place) = self.at(offset);
         let layout = Layout::at(block, place);
         let member = block[place] & MEMBER != 0;
@@ -216,7 +249,7 @@ impl Arena {
         let copy = &mut copy[..layout.key_bytes];
         copy.copy_from_slice(&block[layout.key..layout.end()]);
         let stored = if layout.out_of_line { Stored::OutOfLine(number(copy)) } else { Stored::Inline(copy) };
-        let new = self.append(pool, blocks_max, &stored, count, member)?;
+        let new = self.append(pool, &stored, count, member)?;
         let bytes = layout.end() - place;
         let (block, place) = self.at_mut(offset);
         block[place..place + 2].copy_from_slice(&[0, bytes as u8]);
@@ -224,7 +257,7 @@ impl Arena {
         Some(new)
     }
 
-    fn append(&mut self, pool: &Pool, blocks_max: usize, key: &Stored<'_>, count: i64, member: bool) -> Option<u16> {
+    fn append(&mut self, pool: &Pool, key: &Stored<'_>, count: i64, member: bool) -> Option<u16> {
         let mut head = [width_bits(count) | if member { MEMBER } else { 0 }, 0];
         let number;
         let (head_bytes, key) = match *key {
@@ -245,7 +278,7 @@ impl Arena {
         let count_bytes = width(head[0]);
         let bytes = head_bytes + count_bytes + key.len();
         if self.blocks.is_empty() || usize::from(self.fill) + bytes > BLOCK_BYTES {
-            self.begin_block(pool, blocks_max)?;
+            self.begin_block(pool)?;
         }
         let place = usize::from(self.fill);
         let number = self.blocks.len() - 1;
@@ -257,9 +290,8 @@ impl Arena {
         Some((number << PLACE_BITS | place) as u16)
     }
 
-    fn begin_block(&mut self, pool: &Pool, blocks_max: usize) -> Option<()> {
-        debug_assert!(blocks_max <= PAGE_BLOCKS_MAX, "offsets reach that far");
-        if self.blocks.len() >= blocks_max {
+    fn begin_block(&mut self, pool: &Pool) -> Option<()> {
+        if self.blocks.len() == PAGE_BLOCKS_MAX {
             return None;
         }
         if let Some(last) = self.blocks.last_mut() {
@@ -374,13 +406,12 @@ mod tests {
             let key = key(len);
             let entries: Vec<Entry<'_>> =
                 COUNTS.iter().map(|&count| Entry { count, member: count % 3 == 0, key: &key }).collect();
-            let offsets: Vec<u16> = entries
-                .iter()
-                .map(|&entry| arena.push(&pool, PAGE_BLOCKS_MAX, entry).expect("there is room"))
-                .collect();
+            let offsets: Vec<u16> =
+                entries.iter().map(|&entry| arena.push(&pool, entry).expect("there is room")).collect();
             assert_eq!(arena.offsets().collect::<Vec<_>>(), offsets);
             for (&offset, &entry) in offsets.iter().zip(&entries) {
                 assert_eq!(arena.entry(offset), entry);
+                assert!(arena.is_of(offset, &key) && !arena.is_of(offset, &[&key[..], b"more"].concat()));
                 arena.set_member(offset, !entry.member);
                 assert_eq!(arena.entry(offset), Entry { member: !entry.member, ..entry });
             }
@@ -394,21 +425,27 @@ mod tests {
         let pool = Pool::heap();
         for len in [1, 2, 16, 30, 31, KEY_INLINE_BYTES_MAX, KEY_INLINE_BYTES_MAX + 1] {
             let mut arena = Arena::default();
-            let mut expected = Vec::new();
+            let mut expected: Vec<(u16, i64)> = Vec::new();
             let mut prng = Prng::new(len as u64);
             for _ in 0..200 {
                 let entry = Entry { count: 0, member: false, key: &key(len) };
-                expected.push((arena.push(&pool, PAGE_BLOCKS_MAX, entry).expect("there is room"), 0));
+                expected.push((arena.push(&pool, entry).expect("there is room"), 0));
             }
             for _ in 0..300 {
                 let at = prng.below(200) as usize;
                 let count = COUNTS[prng.below(COUNTS.len() as u64) as usize];
                 let before = expected[at].0;
-                if !arena.set_count(before, count) {
-                    expected[at].0 = arena.widen(&pool, PAGE_BLOCKS_MAX, before, count).expect("there is room");
-                    assert_ne!(expected[at].0, before);
+                let sum = expected[at].1.checked_add(count);
+                match arena.add(before, count) {
+                    Added::Done { old, new, .. } => assert_eq!((old, Some(new)), (expected[at].1, sum)),
+                    Added::Wider { old, new, .. } => {
+                        assert_eq!((old, Some(new)), (expected[at].1, sum));
+                        expected[at].0 = arena.widen(&pool, before, new).expect("there is room");
+                        assert_ne!(expected[at].0, before);
+                    }
+                    Added::Overflow => assert_eq!(sum, None),
                 }
-                expected[at].1 = count;
+                expected[at].1 = sum.unwrap_or(expected[at].1);
             }
             for &(offset, count) in &expected {
                 assert_eq!(arena.entry(offset), Entry { count, member: false, key: &key(len) });
@@ -428,13 +465,13 @@ mod tests {
         let mut arena = Arena::default();
         let entry = Entry { count: 5, member: true, key: &key(16) };
         let mut pushed = 0;
-        while arena.push(&pool, 2, entry).is_some() {
+        while arena.push(&pool, entry).is_some() {
             pushed += 1;
         }
-        assert_eq!(pushed, 2 * (BLOCK_BYTES / 18));
+        assert_eq!(pushed, PAGE_BLOCKS_MAX * (BLOCK_BYTES / 18));
         let offset = arena.offsets().last().expect("it is full");
-        assert!(!arena.set_count(offset, 1 << 40));
-        assert_eq!(arena.widen(&pool, 2, offset, 1 << 40), None);
+        assert!(matches!(arena.add(offset, 1 << 40), Added::Wider { old: 5, member: true, .. }));
+        assert_eq!(arena.widen(&pool, offset, 1 << 40), None);
         assert_eq!(arena.entry(offset), entry);
         assert_eq!(arena.offsets().count(), pushed);
         arena.release(&pool);

@@ -61,7 +61,7 @@ use crate::limits::{APPLY_CHUNK_KEYS, KEY_BYTES_MAX, PAGE_KEYS_MAX};
 
 use hashing::{Hashing, Route};
 use page::Page;
-use table::{Cursor, Place, Probe, Table};
+use table::{Cursor, Place, Probe, Sum, Table};
 use top::CandidateSet;
 
 pub use hashing::Secret;
@@ -213,23 +213,27 @@ impl Counters {
 
     /// Applies increments in order and appends an outcome for each. There is no other way to write.
     pub fn apply_batch(&mut self, batch: &[Increment<'_>], outcomes: &mut Vec<Outcome>) {
-        let mut probes = [Probe::default(); APPLY_CHUNK_KEYS];
         self.candidates.note_increments(batch.len());
+        if let [increment] = batch {
+            outcomes.push(self.apply(increment, self.table.find(increment.hash, increment.key)));
+            return;
+        }
         for chunk in batch.chunks(APPLY_CHUNK_KEYS) {
-            if let [increment] = chunk {
-                outcomes.push(self.apply(increment, self.table.find(increment.hash, increment.key)));
-                continue;
-            }
-            self.table.probe(chunk.iter().map(|increment| (increment.hash, increment.key)), &mut probes);
-            let moves = self.table.moves();
-            for (increment, probe) in chunk.iter().zip(&probes) {
-                let place = if self.table.moves() == moves {
-                    self.table.probed(probe, increment.key)
-                } else {
-                    self.table.find(increment.hash, increment.key)
-                };
-                outcomes.push(self.apply(increment, place));
-            }
+            self.apply_chunk(chunk, outcomes);
+        }
+    }
+
+    fn apply_chunk(&mut self, chunk: &[Increment<'_>], outcomes: &mut Vec<Outcome>) {
+        let mut probes = [Probe::default(); APPLY_CHUNK_KEYS];
+        self.table.probe(chunk.iter().map(|increment| (increment.hash, increment.key)), &mut probes);
+        let moves = self.table.moves();
+        for (increment, probe) in chunk.iter().zip(&probes) {
+            let place = if self.table.moves() == moves {
+                self.table.probed(probe, increment.key)
+            } else {
+                self.table.find(increment.hash, increment.key)
+            };
+            outcomes.push(self.apply(increment, place));
         }
     }
 
@@ -245,12 +249,9 @@ impl Counters {
             }
             return Outcome::Applied(delta);
         };
-        let entry = self.table.entry(place);
-        let (old, member) = (entry.count, entry.member);
-        let Some(new) = old.checked_add(delta) else {
+        let Some(Sum { place, old, new, member }) = self.table.add(place, hash, delta) else {
             return Outcome::Overflow;
         };
-        let place = self.table.set_count(place, hash, new);
         // Nearly every increment ends at one of these compares: a cold key at the first, a hot one at the third.
         if delta >= 0 {
             if new >= self.candidates.admission_count() {

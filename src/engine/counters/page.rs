@@ -7,20 +7,13 @@
 //!
 //! Counters are never removed. Hashes are not stored but computed again from the keys when the index grows, or
 //! the page is packed or split: a few nanoseconds each, for 8 bytes saved.
-//!
-//! **Each page ends at a size of its own**, between half of the largest allowed and all of it, drawn from its prefix. If they
-//! all ended at the same size they would all be full at the same time, since hashes are uniform, and then all split at
-//! the same time: memory a counter would swing between 23 and 27 bytes at each doubling of the table, and inserts stall in
-//! the same rhythm. So their fills are spread evenly at any time, and memory a counter stays at the mean.
 
 use hashbrown::HashTable;
 
-use super::arena::{Arena, Entry, Offsets};
+use super::arena::{Added, Arena, Entry, Offsets};
 use super::hashing::{Bits, Hashing};
 use super::pool::Pool;
-use crate::engine::prng::mix;
 use crate::ids::Index;
-use crate::limits::PAGE_BLOCKS_MAX;
 
 /// What the pages of a table have in common.
 pub(super) struct Shared {
@@ -38,29 +31,16 @@ pub(super) struct Page {
     depth: u32,
     /// The crowd whose page this is, if positions are second hashes.
     crowd: Option<u32>,
-    /// Keys and blocks at which this page splits.
-    keys_max: u16,
-    blocks_max: u8,
     /// The log index of the last change.
     changed: Index,
 }
 
-const _: () = assert!(size_of::<Page>() <= 144);
+const _: () = assert!(size_of::<Page>() <= 136);
 
 impl Page {
     /// A page without counters, which has allocated nothing. Bits of `prefix` past `depth` are zero.
-    pub(super) fn empty(shared: &Shared, crowd: Option<u32>, prefix: u64, depth: u32) -> Page {
-        let (keys_max, blocks_max) = ends(shared, prefix, depth);
-        Page {
-            index: HashTable::new(),
-            arena: Arena::default(),
-            prefix,
-            depth,
-            crowd,
-            keys_max,
-            blocks_max,
-            changed: Index(0),
-        }
+    pub(super) fn empty(crowd: Option<u32>, prefix: u64, depth: u32) -> Page {
+        Page { index: HashTable::new(), arena: Arena::default(), prefix, depth, crowd, changed: Index(0) }
     }
 
     /// Gives the page's blocks back.
@@ -104,11 +84,6 @@ impl Page {
         self.index.len()
     }
 
-    /// Whether no further key may be inserted.
-    pub(super) fn is_full(&self) -> bool {
-        self.len() >= usize::from(self.keys_max)
-    }
-
     /// Bytes the page holds, without its own header.
     pub(super) fn heap_bytes(&self) -> usize {
         self.index.allocation_size() + self.arena.heap_bytes()
@@ -128,10 +103,10 @@ impl Page {
     /// The offset of a key.
     #[inline]
     pub(super) fn find(&self, index_hash: u64, key: &[u8]) -> Option<u16> {
-        self.index.find(index_hash, |&offset| self.arena.entry(offset).key == key).copied()
+        self.index.find(index_hash, |&offset| self.arena.is_of(offset, key)).copied()
     }
 
-    /// Reads a byte of the index where the search for a hash begins, so that the processor fetches it.
+    /// Reads a tag of the index where the search for a hash begins, so that the processor fetches it.
     #[inline]
     pub(super) fn touch_index(&self, index_hash: u64) -> bool {
         let bucket = index_hash as usize & self.index.num_buckets().wrapping_sub(1);
@@ -156,13 +131,12 @@ impl Page {
         self.index.iter_hash(index_hash).copied().filter(|&offset| self.arena.entry(offset).member)
     }
 
-    /// Adds a key that is not in the page; returns its offset. `None` if the arena is full.
+    /// Adds a key that is not in the page; returns its offset. `None` if the page is full.
     pub(super) fn insert(&mut self, shared: &Shared, index_hash: u64, entry: Entry<'_>) -> Option<u16> {
-        self.insert_within(usize::from(self.blocks_max), shared, index_hash, entry)
-    }
-
-    fn insert_within(&mut self, blocks_max: usize, shared: &Shared, index_hash: u64, entry: Entry<'_>) -> Option<u16> {
-        let offset = self.arena.push(&shared.pool, blocks_max, entry)?;
+        if self.len() >= shared.keys_max {
+            return None;
+        }
+        let offset = self.arena.push(&shared.pool, entry)?;
         let (arena, crowded) = (&self.arena, self.crowd.is_some());
         let hasher = |&offset: &u16| shared.hashing.bits(crowded, arena.entry(offset).key).index;
         self.index.insert_unique(index_hash, offset, hasher);
@@ -174,15 +148,21 @@ impl Page {
         self.arena.set_member(offset, member);
     }
 
-    /// Overwrites a count, if it fits where it is.
+    /// Adds to a count, if the sum fits where it is.
     #[inline]
-    pub(super) fn set_count(&mut self, offset: u16, count: i64) -> bool {
-        self.arena.set_count(offset, count)
+    pub(super) fn add(&mut self, offset: u16, delta: i64) -> Added {
+        self.arena.add(offset, delta)
+    }
+
+    /// Whether the entry at an offset is that of a key.
+    #[inline]
+    pub(super) fn is_of(&self, offset: u16, key: &[u8]) -> bool {
+        self.arena.is_of(offset, key)
     }
 
     /// Overwrites a count that does not fit where it is; returns the new offset. `None` if the arena is full.
     pub(super) fn widen(&mut self, shared: &Shared, index_hash: u64, offset: u16, count: i64) -> Option<u16> {
-        let new = self.arena.widen(&shared.pool, usize::from(self.blocks_max), offset, count)?;
+        let new = self.arena.widen(&shared.pool, offset, count)?;
         let slot = self.index.find_mut(index_hash, |&slot| slot == offset);
         *slot.expect("an entry is in the index") = new;
         Some(new)
@@ -195,7 +175,7 @@ impl Page {
 
     /// Packs the entries anew, without gaps and with counts as narrow as they may be. All offsets change.
     pub(super) fn pack(&mut self, shared: &Shared) {
-        let mut packed = self.fresh(shared, self.crowd, self.prefix, self.depth, self.len());
+        let mut packed = self.fresh(self.crowd, self.prefix, self.depth, self.len());
         for offset in self.arena.offsets() {
             let entry = self.arena.entry(offset);
             packed.take(shared, shared.hashing.bits(self.crowd.is_some(), entry.key), entry);
@@ -205,7 +185,7 @@ impl Page {
 
     /// Makes the page the first one of a crowd: from now on its positions are second hashes. All offsets change.
     pub(super) fn begin_crowd(&mut self, shared: &Shared, crowd: u32) {
-        let mut first = self.fresh(shared, Some(crowd), 0, 0, self.len());
+        let mut first = self.fresh(Some(crowd), 0, 0, self.len());
         for offset in self.arena.offsets() {
             let entry = self.arena.entry(offset);
             first.take(shared, shared.hashing.bits(true, entry.key), entry);
@@ -221,8 +201,8 @@ impl Page {
         let bit = 1 << (u64::BITS - depth);
         // About as many on each side.
         let keys = self.len() / 2 + self.len() / 32;
-        let mut lower = self.fresh(shared, self.crowd, self.prefix, depth, keys);
-        let mut upper = self.fresh(shared, self.crowd, self.prefix | bit, depth, keys);
+        let mut lower = self.fresh(self.crowd, self.prefix, depth, keys);
+        let mut upper = self.fresh(self.crowd, self.prefix | bit, depth, keys);
         for offset in self.arena.offsets() {
             let entry = self.arena.entry(offset);
             let bits = shared.hashing.bits(self.crowd.is_some(), entry.key);
@@ -234,17 +214,17 @@ impl Page {
     }
 
     /// An empty page with room for `keys` keys in its index, changed when this one was.
-    fn fresh(&self, shared: &Shared, crowd: Option<u32>, prefix: u64, depth: u32, keys: usize) -> Page {
-        let mut page = Page::empty(shared, crowd, prefix, depth);
+    fn fresh(&self, crowd: Option<u32>, prefix: u64, depth: u32, keys: usize) -> Page {
+        let mut page = Page::empty(crowd, prefix, depth);
         page.index = HashTable::with_capacity(keys);
         page.changed = self.changed;
         page
     }
 
-    /// Adds an entry of the page that this one replaces or halves, whatever the size it should end at. There is room: blocks are
+    /// Adds an entry of the page that this one replaces or halves. There is room: blocks are
     /// filled in order ("next fit"), and leaving out or shortening entries never makes that take more blocks.
     fn take(&mut self, shared: &Shared, bits: Bits, entry: Entry<'_>) {
-        let offset = self.insert_within(PAGE_BLOCKS_MAX, shared, bits.index, entry);
+        let offset = self.insert(shared, bits.index, entry);
         offset.expect("some of the entries of a page fit into a page");
     }
 
@@ -271,12 +251,4 @@ impl Page {
 pub(super) fn end(prefix: u64, depth: u32) -> Option<u64> {
     let positions = 1u64.checked_shl(u64::BITS - depth)?;
     prefix.checked_add(positions)
-}
-
-/// Keys and blocks at which the page of a prefix splits: the same share, from a half to all, of what is allowed.
-fn ends(shared: &Shared, prefix: u64, depth: u32) -> (u16, u8) {
-    const WHOLE: usize = 1 << 16;
-    let share = WHOLE / 2 + (mix(prefix.wrapping_add(u64::from(depth))) >> 49) as usize;
-    let part = |all: usize| (all * share / WHOLE).max(1);
-    (part(shared.keys_max) as u16, part(PAGE_BLOCKS_MAX) as u8)
 }

@@ -52,7 +52,7 @@ impl Pool {
     #[must_use]
     pub fn heap() -> Pool {
         const BLOCKS_MIN: usize = 16;
-        const BLOCKS_MAX: usize = (2 << 20) / BLOCK_BYTES;
+        const BLOCKS_MAX: usize = (256 << 10) / BLOCK_BYTES;
         let mut blocks = BLOCKS_MIN;
         Pool::new(move || {
             let region = vec![[0; BLOCK_BYTES]; blocks].leak();

@@ -497,7 +497,7 @@ mod tests {
         let key = number.to_be_bytes();
         let hash = KeyHash::of(0, &key);
         let place = match table.find(hash, &key) {
-            Some(place) => table.set_count(place, hash, table.entry(place).count + delta),
+            Some(place) => table.add(place, hash, delta).expect("it fits").place,
             None => table.insert(hash, &key, delta),
         };
         if !table.entry(place).member {
