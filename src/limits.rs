@@ -139,7 +139,8 @@ pub const PAGE_KEYS_MAX: usize = 3_584;
 /// Bits by which the depth of a table's directory may exceed log2(keys / `PAGE_KEYS_MAX`), at most: so the directory
 /// has at most 64 slots for every full page's worth of keys, whatever hashes the keys were chosen for.
 pub const DIRECTORY_DEPTH_SLACK: u32 = 6;
-/// Candidates a shard's top-k set certifies; the set holds up to twice as many before it is compacted.
+/// Candidates the top-k set of a cluster's only shard certifies; with more shards each certifies fewer. A set
+/// holds up to twice as many before it is compacted.
 pub const TOP_CANDIDATES: usize = 2_048;
 /// Candidates that a read of the top looks at, at least: the best of the set, twice as many as were last asked for.
 pub const TOP_HEAD_MIN: usize = 128;

@@ -12,13 +12,13 @@ use std::collections::VecDeque;
 
 use super::cluster::ClusterMap;
 use super::command::{self, Batch, Command, CommandError};
-use super::counters::{Counters, Increment, Outcome, Setup};
+use super::counters::{self, Counters, Increment, Outcome, Setup};
 use super::part::{PartAnswer, PartReply, PartRequest, Ticket};
 use super::raft::{Effects, Entry, Group};
 use super::status::ShardStatus;
 use crate::error::ErrorCode;
 use crate::ids::{KeyHash, ShardId};
-use crate::limits::{APPLY_CHUNK_KEYS, SHARD_UNCOMMITTED_BYTES_MAX, TOP_CANDIDATES};
+use crate::limits::{APPLY_CHUNK_KEYS, SHARD_UNCOMMITTED_BYTES_MAX};
 
 /// What the entries of a shard change.
 pub(super) enum Machine {
@@ -80,11 +80,12 @@ pub(super) struct Replica {
 }
 
 impl Machine {
-    pub(super) fn new(shard: ShardId, first: KeyHash, last: KeyHash, routing_seed: u64) -> Machine {
+    pub(super) fn new(shard: ShardId, first: KeyHash, last: KeyHash, map: &ClusterMap) -> Machine {
         if shard == ShardId::META {
             Machine::Meta(None)
         } else {
-            Machine::Counters(Box::new(Counters::new(Setup::new(first..=last, routing_seed, TOP_CANDIDATES))))
+            let candidates = counters::candidates_for(map.shards.len());
+            Machine::Counters(Box::new(Counters::new(Setup::new(first..=last, map.routing_seed, candidates))))
         }
     }
 
@@ -252,15 +253,14 @@ impl Replica {
         let Machine::Counters(counters) = &mut self.machine else { return refused(ErrorCode::WrongShard) };
         match &request.body {
             PartBody::Get { keys } => {
-                let mut counts = Vec::with_capacity(keys.len());
-                for key in keys.iter() {
-                    let hash = KeyHash::of(routing_seed, key);
-                    // Ownership is decided here, at the moment of reading, whatever the asker's map said.
-                    if !(self.first_hash..=self.last_hash).contains(&hash) {
-                        return refused(ErrorCode::WrongShard);
-                    }
-                    counts.push(counters.count(hash, key));
+                let hashed: Vec<_> = keys.iter().map(|key| (KeyHash::of(routing_seed, key), key)).collect();
+                // Ownership is decided here, at the moment of reading, whatever the asker's map said.
+                let owned = self.first_hash..=self.last_hash;
+                if !hashed.iter().all(|(hash, _)| owned.contains(hash)) {
+                    return refused(ErrorCode::WrongShard);
                 }
+                let mut counts = Vec::with_capacity(keys.len());
+                counters.counts(&hashed, &mut counts);
                 PartAnswer::Counts { index, counts }
             }
             PartBody::TopK { k } => {

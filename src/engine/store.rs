@@ -367,7 +367,7 @@ fn own_replica(node: NodeId) -> ReplicaId {
 fn own_shards(config: &StoreConfig) -> BTreeMap<ShardId, Recovering> {
     let mut shards = BTreeMap::new();
     let mut add = |shard, first, last| {
-        let machine = Machine::new(shard, first, last, config.map.routing_seed);
+        let machine = Machine::new(shard, first, last, &config.map);
         shards.insert(shard, Recovering { machine, first, last, entries: VecDeque::new(), commit: Index(0) });
     };
     if config.store == StoreId(0) {

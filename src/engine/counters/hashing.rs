@@ -103,7 +103,7 @@ impl Hashing {
 /// changes by at most 1, so a third of it, rounded down, never falls by more than the place has risen.
 #[inline]
 fn bend(x: u64) -> u64 {
-    let product = (u128::from(x) * u128::from(!x) >> 64) as u64;
+    let product = ((u128::from(x) * u128::from(!x)) >> 64) as u64;
     x + product / 3
 }
 

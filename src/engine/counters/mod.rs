@@ -66,7 +66,7 @@ use top::CandidateSet;
 
 pub use hashing::Secret;
 pub use pool::{BlockBytes, Pool};
-pub use top::Top;
+pub use top::{Top, candidates_for};
 
 /// One addition to one counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -68,7 +68,16 @@ use std::cmp::Ordering;
 use super::arena::Entry;
 use super::table::{Cursor, Member, Place, Table};
 use crate::engine::part::PackedKeys;
-use crate::limits::{TOP_HEAD_MIN, TOP_LARGER_INCREMENTS};
+use crate::limits::{TOP_CANDIDATES, TOP_HEAD_MIN, TOP_LARGER_INCREMENTS};
+
+/// Candidates that each of `shards` shards certifies, so that together they answer for the top [`TOP_CANDIDATES`] / 2 of all
+/// without a walk. Keys fall to shards at random: of the top K, one of S shards holds some K / S, and hardly ever more than that
+/// and three standard deviations. Twice as many as that leaves room for counts that fall.
+#[must_use]
+pub fn candidates_for(shards: usize) -> usize {
+    let mean = TOP_CANDIDATES / 2 / shards.max(1);
+    (2 * (mean + 3 * mean.isqrt() + 2)).clamp(TOP_HEAD_MIN, TOP_CANDIDATES)
+}
 
 /// The highest counters of a shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -579,6 +588,11 @@ mod tests {
             let top = set.begin_top(&table, k).expect("the scan has found enough");
             assert_eq!(top.keys.iter().collect::<Vec<_>>(), (0..k as u64).map(u64::to_be_bytes).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn candidates_fall_with_the_number_of_shards() {
+        assert_eq!([0, 1, 4, 16, 64, 256, 4_096].map(candidates_for), [2_048, 2_048, 612, 180, 128, 128, 128]);
     }
 
     #[test]
