@@ -17,7 +17,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 use dkc::engine::counters::simple::SimpleCounters;
-use dkc::engine::counters::{Counters, Increment, Outcome, Pool, Secret, Setup};
+use dkc::engine::counters::{Counters, Increment, Outcome, Pool, Route, Secret, Setup};
 use dkc::engine::prng::{Prng, mix};
 use dkc::ids::KeyHash;
 use dkc::limits::{APPLY_CHUNK_KEYS, TOP_CANDIDATES};
@@ -339,37 +339,40 @@ fn top(_: &mut Criterion) {
     }
 }
 
-/// Keys whose hashes are equal, made up by the caller: the index hash and the directory can tell none of them apart.
+/// Keys whose hashes an enemy has chosen: they agree in their first 40 bits, or wholly. The price of each is that of one
+/// page at most, and their memory that of any keys.
 fn hostile(_: &mut Criterion) {
     if !is_selected("hostile") {
         return;
     }
-    let keys = if is_measuring() { 200_000 } else { 1_000 };
+    let (keys, turns) = if is_measuring() { (200_000, 100) } else { (4_000, 10) };
+    let routes: [Route; 3] = [KeyHash::of, |_, key| KeyHash(KeyHash::of(0, key).0 >> 40), |_, _| KeyHash(77)];
+    let mut contenders = routes.map(|route| {
+        let setup = Setup { secret: Secret([5, 6]), ..Setup::new(ALL_HASHES, 0, TOP_CANDIDATES) };
+        (Counters::with_hash(setup, route), route)
+    });
     let stream = Stream::new(16, 0..keys);
-    // All keys of the table are hashed with the same seed, so these have to be searched for: their hashes share their first
-    // bits, as many as a search through the numbers given can find.
-    let mut by_prefix: Vec<Increment<'_>> = stream.increments();
-    by_prefix.sort_by_key(|increment| increment.hash);
-    let few: Vec<Increment<'_>> = by_prefix.into_iter().take(keys as usize / 16).collect();
-    let mut hostile = counters(TOP_CANDIDATES);
-    let mut friendly = counters(TOP_CANDIDATES);
-    let friends = Stream::new(16, keys..keys + few.len() as u64);
-    let friends = friends.increments();
-    let turn = few.len() / 10;
-    let mut outcomes = Vec::new();
-    for round in ["insert", "increment"] {
-        Turns::<2>::measure(10, turn, |contender, number| {
+    let hashed = |route: Route| -> Vec<Increment<'_>> {
+        let keys = stream.bytes.chunks_exact(stream.length);
+        keys.map(|key| Increment { hash: route(0, key), key, delta: 1 }).collect()
+    };
+    let increments = routes.map(hashed);
+    let turn = keys as usize / turns;
+    let mut outcomes = Vec::with_capacity(turn);
+    let names = ["any hashes", "equal prefixes", "equal hashes"];
+    for kind in ["insert", "increment"] {
+        let measured = Turns::<3>::measure(turns, turn, |contender, number| {
             outcomes.clear();
-            let range = number * turn..(number + 1) * turn;
-            match contender {
-                0 => friendly.apply_batch(&friends[range], &mut outcomes),
-                _ => hostile.apply_batch(&few[range], &mut outcomes),
-            }
-        })
-        .report(&format!("{} keys that share a prefix: {round}", few.len()), ["friendly", "hostile"]);
+            let batch = &increments[contender][number * turn..(number + 1) * turn];
+            contenders[contender].0.apply_batch(batch, &mut outcomes);
+        });
+        let worst = measured.nanos.iter().map(|turn| turn[2]).fold(0.0, f64::max);
+        measured.report(&format!("hostile, {keys} keys: {kind}"), names);
+        println!("hostile, {keys} keys: {kind}: equal hashes, slowest turn {worst:.0} ns");
     }
-    let bytes = |counters: &Counters| counters.memory_bytes() as f64 / few.len() as f64;
-    println!("bytes a key: friendly {:.1}, hostile {:.1}", bytes(&friendly), bytes(&hostile));
+    for (name, (counters, _)) in names.into_iter().zip(&contenders) {
+        println!("hostile, {name}: {:.1} bytes a key", counters.memory_bytes() as f64 / keys as f64);
+    }
 }
 
 /// Bytes a counter while the table grows, everything included.

@@ -142,7 +142,7 @@ pub const DIRECTORY_DEPTH_SLACK: u32 = 6;
 /// Candidates the top-k set of a cluster's only shard certifies; with more shards each certifies fewer. A set
 /// holds up to twice as many before it is compacted.
 pub const TOP_CANDIDATES: usize = 2_048;
-/// Candidates that a read of the top looks at, at least: the best of the set, twice as many as were last asked for.
+/// Candidates that a read of the top looks at, at least: the best of the set, half as many more as were last asked for.
 pub const TOP_HEAD_MIN: usize = 128;
 /// Increments of a shard for which the set stays enlarged after a read of more keys than it certifies.
 pub const TOP_LARGER_INCREMENTS: u64 = 1 << 20;

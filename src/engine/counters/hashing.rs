@@ -49,7 +49,7 @@ pub(super) struct Hashing {
 }
 
 /// A routing hash: of a seed and a key.
-pub(super) type Route = fn(u64, &[u8]) -> KeyHash;
+pub type Route = fn(u64, &[u8]) -> KeyHash;
 
 /// What places a key: its page by the top bits of one, its bucket and tag in that page by the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

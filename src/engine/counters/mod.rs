@@ -59,12 +59,12 @@ use crate::ids::{Index, KeyHash};
 use crate::limits::KEY_INLINE_BYTES_MAX;
 use crate::limits::{APPLY_CHUNK_KEYS, KEY_BYTES_MAX, PAGE_KEYS_MAX};
 
-use hashing::{Hashing, Route};
+use hashing::Hashing;
 use page::Page;
 use table::{Cursor, Place, Probe, Sum, Table};
 use top::CandidateSet;
 
-pub use hashing::Secret;
+pub use hashing::{Route, Secret};
 pub use pool::{BlockBytes, Pool};
 pub use top::{Top, candidates_for};
 
@@ -195,10 +195,17 @@ impl Counters {
     /// No counters yet.
     #[must_use]
     pub fn new(setup: Setup) -> Counters {
-        Counters::with_hash(setup, KeyHash::of)
+        Counters::hashed_by(setup, KeyHash::of)
     }
 
-    fn with_hash(setup: Setup, route: Route) -> Counters {
+    /// Like [`Counters::new`], with another routing hash: an enemy's.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn with_hash(setup: Setup, route: Route) -> Counters {
+        Counters::hashed_by(setup, route)
+    }
+
+    fn hashed_by(setup: Setup, route: Route) -> Counters {
         let hashing = Hashing::new(&setup.hashes, setup.routing_seed, setup.secret, route);
         Counters {
             table: Table::new(hashing, setup.pool, setup.page_keys_max),

@@ -53,9 +53,9 @@
 //!   target; if it ends short of what they want, they begin another.
 //! - *Reading* resolves the head alone. If k of those in it are not below its boundary, then by D no other member
 //!   stands among the best k of them; and if the last of those is not below `certification`, by A nothing else does. Else the whole set is
-//!   resolved. Either way the best of what was found, twice as many as were asked for, are the new head, and the last of
-//!   them its boundary: what was not found is below that. So a read of 100 resolves some 200 members instead of up to 4,096,
-//!   each of which may be three cache misses. A head into which too many have risen is given up.
+//!   resolved. Either way the best of what was found, half as many more as were asked for, are the new head, and the last
+//!   of them its boundary: what was not found is below that. So a read of 100 resolves some 150 members instead of up to
+//!   4,096, each of which may be three cache misses. A head into which too many have risen is given up.
 //!
 //! **Counts that only rise** never need a rebuild: compaction leaves m members that are not below `certification`, none
 //! of them falls, and each read of k ≤ m is answered from the set for ever.
@@ -312,7 +312,7 @@ impl CandidateSet {
     /// the new head. Every member that is not among `best` is below the last of them.
     fn answer(&mut self, table: &Table, mut best: Vec<Candidate>, k: usize) -> Option<Top> {
         let order = |a: &Candidate, b: &Candidate| highest_first(table, a, b);
-        let kept = (2 * k).max(TOP_HEAD_MIN);
+        let kept = (k + k / 2).max(TOP_HEAD_MIN);
         if kept < best.len() {
             best.select_nth_unstable_by(kept, order);
             best.truncate(kept);
