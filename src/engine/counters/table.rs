@@ -254,42 +254,37 @@ impl Table {
         (self.crowds[(slot ^ CROWD) as usize].directory.slot(second), index_hash(second))
     }
 
-    /// Resolves members, in no particular order: calls `each` for every one that is flagged, `ambiguous` for those
-    /// that share their hash with others.
-    pub(super) fn resolve(
-        &self,
-        members: &[Member],
-        mut each: impl FnMut(Member, Place, Entry<'_>),
-        mut ambiguous: impl FnMut(Member),
-    ) {
+    /// Calls `each` for every member in turn, with where the index should be searched for it.
+    pub(super) fn probe_members(&self, members: &[Member], mut each: impl FnMut(Member, Probe)) {
         let mut probes = [Probe::default(); APPLY_CHUNK_KEYS];
         for chunk in members.chunks(APPLY_CHUNK_KEYS) {
             self.probe_located(chunk.iter().map(|member| self.locate(member.hash, || member.second)), &mut probes);
-            for (member, probe) in chunk.iter().zip(&probes) {
-                let mut places = self.flagged(*member, probe.page, probe.index_hash);
-                match (places.next(), places.next()) {
-                    (Some((place, entry)), None) => each(*member, place, entry),
-                    (None, _) => {}
-                    (Some(_), Some(_)) => ambiguous(*member),
-                }
-            }
+            chunk.iter().zip(&probes).for_each(|(member, probe)| each(*member, *probe));
         }
     }
 
-    /// The members with these hashes.
-    pub(super) fn members(&self, member: Member) -> impl Iterator<Item = (Place, Entry<'_>)> {
-        let (page, index_hash) = self.locate(member.hash, || member.second);
-        let second = move |entry: &Entry<'_>| self.shared.hashing.second(entry.key) == member.second;
-        self.flagged(member, page, index_hash).filter(move |(_, entry)| second(entry))
+    /// The flagged entries that a search would find: all whose key has the hash that was probed for, and perhaps others.
+    pub(super) fn flagged(&self, probe: Probe) -> impl Iterator<Item = (Place, Entry<'_>)> {
+        let number = probe.page;
+        let page = &self.pages[number as usize];
+        page.members(probe.index_hash).map(move |offset| (Place { page: number, offset }, page.entry(offset)))
     }
 
-    /// Members with the first of these hashes.
-    fn flagged(&self, member: Member, page: u32, index_hash: u64) -> impl Iterator<Item = (Place, Entry<'_>)> {
-        let number = page;
-        let page = &self.pages[page as usize];
-        let entry = move |offset| (Place { page: number, offset }, page.entry(offset));
-        let same = move |entry: &Entry<'_>| self.shared.hashing.hash(entry.key) == member.hash;
-        page.members(index_hash).map(entry).filter(move |(_, entry)| same(entry))
+    /// Whether a key has the first hash of a member.
+    pub(super) fn has_hash(&self, key: &[u8], member: Member) -> bool {
+        self.shared.hashing.hash(key) == member.hash
+    }
+
+    /// Whether a key has both hashes of a member.
+    pub(super) fn has_hashes(&self, key: &[u8], member: Member) -> bool {
+        self.has_hash(key, member) && self.shared.hashing.second(key) == member.second
+    }
+
+    /// The flagged entries whose keys have both hashes of a member.
+    pub(super) fn members(&self, member: Member) -> impl Iterator<Item = (Place, Entry<'_>)> {
+        let (page, index_hash) = self.locate(member.hash, || member.second);
+        self.flagged(Probe { page, index_hash, candidate: None })
+            .filter(move |(_, entry)| self.has_hashes(entry.key, member))
     }
 
     /// Adds a key that [`Table::find`] did not find. No place obtained before is valid afterwards.

@@ -287,13 +287,7 @@ impl CandidateSet {
     fn top_of_head(&mut self, table: &Table, k: usize) -> Option<Top> {
         let mut head = self.head.take()?;
         head.members.sort_unstable();
-        head.members.dedup();
-        let mut best = gather(table, &head.members);
-        // The hash of one that is no longer a member may have led to another that is.
-        best.retain(|candidate| {
-            let key = table.entry(candidate.place).key;
-            !head.boundary.is_above(candidate.count, key) && table.member(candidate.place) == candidate.member
-        });
+        let best = resolve_head(table, &head);
         let top = if best.len() < k { None } else { self.answer(table, best, k) };
         if top.is_none() {
             // What is known of the head is still true.
@@ -465,23 +459,47 @@ impl CandidateSet {
     }
 }
 
-/// Resolves members, in no particular order. What is no longer a member is left out.
+/// Resolves members, in no particular order.
 fn gather(table: &Table, members: &[Member]) -> Vec<Candidate> {
     let mut gathered = Vec::with_capacity(members.len());
     let mut shared = Vec::new();
-    table.resolve(
-        members,
-        |member, place, entry| gathered.push(Candidate { count: entry.count, place, member }),
-        |member| shared.push(member),
-    );
-    // Keys that share both hashes are in the list as often as there are of them; they are resolved once.
+    table.probe_members(members, |member, probe| {
+        let mut same = table.flagged(probe).filter(|(_, entry)| table.has_hash(entry.key, member));
+        match (same.next(), same.next()) {
+            (Some((place, entry)), None) => gathered.push(Candidate { count: entry.count, place, member }),
+            _ => shared.push(member),
+        }
+    });
+    // Members that share a hash are told apart by the second; those that share both are in the list as often as there
+    // are of them, and resolved once.
     shared.sort_unstable();
     shared.dedup();
-    for member in shared {
-        let places = table.members(member);
-        gathered.extend(places.map(|(place, entry)| Candidate { count: entry.count, place, member }));
-    }
+    gathered.extend(shared.into_iter().flat_map(|member| all_of(table, member)));
     gathered
+}
+
+/// Resolves those of a sorted head that are not below its boundary. A hash in it once stands for one of them at most, since any
+/// other member with the same hashes that was not below the boundary would be in the head too: the first one found is it.
+fn resolve_head(table: &Table, head: &Head) -> Vec<Candidate> {
+    let mut best = Vec::with_capacity(head.members.len());
+    let mut once = Vec::with_capacity(head.members.len());
+    let in_head = |entry: &Entry<'_>| !head.boundary.is_above(entry.count, entry.key);
+    for same in head.members.chunk_by(|a, b| a == b) {
+        match *same {
+            [member] => once.push(member),
+            _ => best.extend(all_of(table, same[0]).filter(|candidate| in_head(&table.entry(candidate.place)))),
+        }
+    }
+    table.probe_members(&once, |member, probe| {
+        let found = table.flagged(probe).find(|(_, entry)| in_head(entry) && table.has_hashes(entry.key, member));
+        best.extend(found.map(|(place, entry)| Candidate { count: entry.count, place, member }));
+    });
+    best
+}
+
+/// All members with the hashes of one.
+fn all_of(table: &Table, member: Member) -> impl Iterator<Item = Candidate> {
+    table.members(member).map(move |(place, entry)| Candidate { count: entry.count, place, member })
 }
 
 /// Orders candidates as answers list them.
