@@ -1,174 +1,424 @@
-//! What one core does with the counters of one shard: increments of keys that exist (uniform and Zipf 0.99), inserts,
-//! reads that miss, the top 100, and what keeping the candidate set costs.
+//! What one core does with the counters of one shard, beside the simple counters of the tests, and what both weigh.
 //!
-//! A million keys of 16 bytes; in test mode (`cargo bench -- --test`, `cargo test --benches`) two thousand.
-//! Batches are laid out before the clock starts, with their key bytes in order of use, as a decoded request has them.
+//! The machine is never quiet, so what is compared is measured in turns within one run, in processor time of this thread: each line below gives the median
+//! over the turns of each contender, and the median of the ratios turn by turn. Criterion times the main operations
+//! once more, for its own comparison with the last run.
+//!
+//! A million and twenty million keys, of 16 and 64 bytes; in test mode (`cargo bench -- --test`, `cargo test --benches`)
+//! two and four thousand. Streams are laid out before the clock starts, with their key bytes in order of use, as
+//! a decoded request has them. An argument selects the sections whose name contains it.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a benchmark reads clocks")]
 
 use std::hint::black_box;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-use dkc::engine::counters::{Counters, Increment, Outcome};
+use dkc::engine::counters::simple::SimpleCounters;
+use dkc::engine::counters::{Counters, Increment, Outcome, Pool, Route, Secret, Setup};
 use dkc::engine::prng::{Prng, mix};
 use dkc::ids::KeyHash;
-use dkc::limits::TOP_CANDIDATES;
+use dkc::limits::{APPLY_CHUNK_KEYS, TOP_CANDIDATES};
 
 const ALL_HASHES: RangeInclusive<KeyHash> = KeyHash(0)..=KeyHash(u64::MAX);
-const ZIPF_EXPONENT: f64 = 0.99;
-const BATCH: usize = 4_096;
-
-type Key = [u8; 16];
+/// Operations of one contender in one turn.
+const TURN: usize = 1 << 15;
 
 /// How much to do: criterion times only when cargo asks it to with `--bench`.
 struct Scale {
-    keys: u64,
-    /// Increments laid out, then used round and round.
-    stream: usize,
+    small: u64,
+    large: u64,
+    turns: usize,
+    turn: usize,
+}
+
+fn is_measuring() -> bool {
+    let has = |flag: &str| std::env::args().any(|argument| argument == flag);
+    has("--bench") && !has("--test")
 }
 
 fn scale() -> Scale {
-    let has = |flag: &str| std::env::args().any(|argument| argument == flag);
-    if has("--bench") && !has("--test") {
-        Scale { keys: 1_000_000, stream: 256 * BATCH }
+    if is_measuring() {
+        Scale { small: 1_000_000, large: 20_000_000, turns: 40, turn: TURN }
     } else {
-        Scale { keys: 2_000, stream: BATCH }
+        Scale { small: 2_000, large: 4_000, turns: 2, turn: 256 }
     }
 }
 
-fn key(number: u64) -> Key {
-    let mut key = [0; 16];
-    key[..8].copy_from_slice(&mix(number).to_le_bytes());
-    key[8..].copy_from_slice(&number.to_le_bytes());
-    key
+/// Whether a section was asked for.
+fn is_selected(section: &str) -> bool {
+    let mut words = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
+    words.peek().is_none() || words.any(|word| section.contains(&word))
 }
 
-fn increment(key: &Key) -> Increment<'_> {
-    Increment { hash: KeyHash::of(0, key), key, delta: 1 }
+/// Keys laid out one after another, as increments want them.
+struct Stream {
+    bytes: Vec<u8>,
+    length: usize,
+}
+
+impl Stream {
+    fn new(length: usize, numbers: impl Iterator<Item = u64>) -> Stream {
+        let mut bytes = Vec::new();
+        for number in numbers {
+            let start = bytes.len();
+            bytes.extend_from_slice(&mix(number).to_be_bytes());
+            bytes.extend_from_slice(&number.to_be_bytes());
+            bytes.resize(start + length, 0x5a);
+        }
+        Stream { bytes, length }
+    }
+
+    fn increments(&self) -> Vec<Increment<'_>> {
+        let keys = self.bytes.chunks_exact(self.length);
+        keys.map(|key| Increment { hash: KeyHash::of(0, key), key, delta: 1 }).collect()
+    }
+}
+
+fn uniform(length: usize, keys: u64, count: usize) -> Stream {
+    let mut prng = Prng::new(1);
+    Stream::new(length, (0..count).map(|_| prng.below(keys)))
 }
 
 /// Numbers below `keys`, where number n is drawn with a weight of 1 / (n + 1)^exponent.
-fn zipf(keys: u64, exponent: f64, prng: &mut Prng) -> impl FnMut() -> u64 {
+fn zipf(keys: u64, exponent: f64, count: usize) -> Stream {
     let mut sum = 0.0;
-    let cumulated: Vec<f64> = (1..=keys)
+    let bounds: Vec<f64> = (1..=keys)
         .map(|rank| {
             sum += (rank as f64).powf(-exponent);
             sum
         })
         .collect();
-    move || {
-        let unit = (prng.bits() >> 11) as f64 / (1u64 << 53) as f64;
-        cumulated.partition_point(|&bound| bound <= unit * sum) as u64
-    }
-}
-
-fn uniform_stream(scale: &Scale) -> Vec<Key> {
-    let mut prng = Prng::new(1);
-    (0..scale.stream).map(|_| key(prng.below(scale.keys))).collect()
-}
-
-fn zipf_stream(scale: &Scale) -> Vec<Key> {
     let mut prng = Prng::new(2);
-    let mut draw = zipf(scale.keys, ZIPF_EXPONENT, &mut prng);
-    (0..scale.stream).map(|_| key(draw())).collect()
+    let mut draw = || {
+        let unit = (prng.bits() >> 11) as f64 / (1u64 << 53) as f64;
+        bounds.partition_point(|&bound| bound <= unit * sum) as u64
+    };
+    Stream::new(16, (0..count).map(|_| draw()))
+}
+
+fn counters(candidates: usize) -> Counters {
+    Counters::new(Setup { secret: Secret([5, 6]), ..Setup::new(ALL_HASHES, 0, candidates) })
 }
 
 /// Counters that hold every key once.
-fn filled(scale: &Scale, candidates: usize) -> Counters {
-    let mut counters = Counters::new(ALL_HASHES, candidates);
+fn filled(keys: u64, candidates: usize) -> Counters {
+    let mut counters = counters(candidates);
     let mut outcomes = Vec::new();
-    for number in 0..scale.keys {
-        counters.apply_batch(&[increment(&key(number))], &mut outcomes);
+    for start in (0..keys).step_by(4_096) {
         outcomes.clear();
+        let stream = Stream::new(16, start..keys.min(start + 4_096));
+        counters.apply_batch(&stream.increments(), &mut outcomes);
     }
     counters
 }
 
-fn increments(c: &mut Criterion) {
+/// Nanoseconds an operation, of each contender in each turn.
+struct Turns<const N: usize> {
+    nanos: Vec<[f64; N]>,
+}
+
+impl<const N: usize> Turns<N> {
+    fn measure(turns: usize, operations: usize, mut contender: impl FnMut(usize, usize)) -> Turns<N> {
+        let turn = |turn| {
+            std::array::from_fn(|number| {
+                // Each goes first as often as any other.
+                let begin = processor_nanos();
+                contender((number + turn) % N, turn);
+                ((processor_nanos() - begin) as f64 / operations as f64, (number + turn) % N)
+            })
+        };
+        let in_order = |measured: [(f64, usize); N]| {
+            let mut nanos = [0.0; N];
+            measured.into_iter().for_each(|(value, number)| nanos[number] = value);
+            nanos
+        };
+        Turns { nanos: (0..turns).map(turn).map(in_order).collect() }
+    }
+
+    fn report(&self, what: &str, names: [&str; N]) {
+        print!("{what:<58}");
+        for (number, name) in names.into_iter().enumerate() {
+            let nanos = median(self.nanos.iter().map(|turn| turn[number]));
+            print!(" {name} {nanos:>7.1} ns");
+            if number > 0 {
+                print!(" (x {:.2})", median(self.nanos.iter().map(|turn| turn[number] / turn[0])));
+            }
+        }
+        println!();
+    }
+}
+
+/// Time this thread has run, in which the time of others on the same core is not.
+fn processor_nanos() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Inserts, hits and misses, one at a time and in batches.
+fn table(c: &mut Criterion) {
     let scale = scale();
-    let mut group = c.benchmark_group("counters/increment");
-    group.throughput(Throughput::Elements(BATCH as u64));
-    for (distribution, keys) in [("uniform", uniform_stream(&scale)), ("zipf", zipf_stream(&scale))] {
-        let stream: Vec<Increment<'_>> = keys.iter().map(increment).collect();
-        // With one candidate the boundary is the highest count: what remains of the set's work is two failed compares.
-        for candidates in [TOP_CANDIDATES, 1] {
-            let mut counters = filled(&scale, candidates);
-            let mut outcomes: Vec<Outcome> = Vec::with_capacity(BATCH);
-            let mut batches = stream.chunks_exact(BATCH).cycle();
-            group.bench_function(format!("{distribution}, {candidates} candidates"), |b| {
-                b.iter(|| {
-                    outcomes.clear();
-                    counters.apply_batch(batches.next().expect("a cycle has no end"), &mut outcomes);
-                    black_box(outcomes.last());
-                });
-            });
+    for (keys, length) in [(scale.small, 16), (scale.small, 64), (scale.large, 16), (scale.large, 64)] {
+        let name = format!("table, {keys} keys of {length} bytes");
+        if is_selected(&name) {
+            one_table(c, &scale, &name, keys, length);
         }
     }
-    group.finish();
 }
 
-fn inserts(c: &mut Criterion) {
-    let scale = scale();
-    let keys: Vec<Key> = (0..scale.keys).map(key).collect();
-    let batch: Vec<Increment<'_>> = keys.iter().map(increment).collect();
-    let mut group = c.benchmark_group("counters/insert");
-    group.throughput(Throughput::Elements(scale.keys)).sample_size(10);
-    group.bench_function("all keys into an empty shard", |b| {
-        let empty = || (Counters::new(ALL_HASHES, TOP_CANDIDATES), Vec::with_capacity(batch.len()));
-        b.iter_batched(
-            empty,
-            |(mut counters, mut outcomes)| {
-                counters.apply_batch(&batch, &mut outcomes);
-                (counters, outcomes)
-            },
-            BatchSize::PerIteration,
-        );
-    });
-    group.finish();
-}
-
-fn reads(c: &mut Criterion) {
-    let scale = scale();
-    let mut counters = filled(&scale, TOP_CANDIDATES);
-    eprintln!("memory: {:.1} bytes a key of 16 bytes", counters.memory_bytes() as f64 / counters.len() as f64);
-
-    let mut group = c.benchmark_group("counters/count");
-    let absent: Vec<Key> = (scale.keys..scale.keys + scale.stream as u64).map(key).collect();
-    for (kind, keys) in [("hit", uniform_stream(&scale)), ("miss", absent)] {
-        let stream: Vec<Increment<'_>> = keys.iter().map(increment).collect();
-        let mut batches = stream.chunks_exact(BATCH).cycle();
-        group.throughput(Throughput::Elements(BATCH as u64));
-        group.bench_function(kind, |b| {
-            b.iter(|| {
-                for increment in batches.next().expect("a cycle has no end") {
-                    black_box(counters.count(increment.hash, increment.key));
+fn one_table(c: &mut Criterion, scale: &Scale, name: &str, keys: u64, length: usize) {
+    let mut lean = counters(TOP_CANDIDATES);
+    let mut simple = SimpleCounters::default();
+    let mut outcomes: Vec<Outcome> = Vec::with_capacity(scale.turn);
+    let mut inserts = Turns::<2> { nanos: Vec::new() };
+    for start in (0..keys).step_by(scale.turn) {
+        let stream = Stream::new(length, start..keys.min(start + scale.turn as u64));
+        let batch = stream.increments();
+        inserts.nanos.extend(
+            Turns::measure(1, batch.len(), |contender, _| {
+                outcomes.clear();
+                match contender {
+                    0 => simple.apply_batch(&batch, &mut outcomes),
+                    _ => lean.apply_batch(&batch, &mut outcomes),
                 }
-            });
-        });
+            })
+            .nanos,
+        );
     }
-    group.finish();
+    inserts.report(&format!("{name}: insert"), ["simple", "lean"]);
 
-    let keys = zipf_stream(&scale);
-    let stream: Vec<Increment<'_>> = keys.iter().map(increment).collect();
-    counters.apply_batch(&stream, &mut Vec::new());
-    let mut group = c.benchmark_group("counters/top");
-    group.bench_function("100, from the set", |b| b.iter(|| black_box(counters.top(100))));
-    // Each read follows the birth of a top key, which compacts the enlarged set away, so each walks the table.
-    let mut number = u64::MAX;
-    let k = 2 * TOP_CANDIDATES + 1;
-    group.sample_size(10).bench_function(format!("{k}, with a walk over the table"), |b| {
+    let stream = uniform(length, keys, scale.turns * scale.turn);
+    let increments = stream.increments();
+    let turns: Vec<&[Increment<'_>]> = increments.chunks_exact(scale.turn).collect();
+    // Each has keys of its own in each turn: none finds in the cache what another has just fetched.
+    let place = |contender: usize, turn: usize| (turn + contender * scale.turns / 3) % scale.turns;
+    Turns::<3>::measure(scale.turns, scale.turn, |contender, turn| {
+        let turn = turns[place(contender, turn)];
+        outcomes.clear();
+        match contender {
+            0 => simple.apply_batch(turn, &mut outcomes),
+            1 => turn.chunks(1).for_each(|one| lean.apply_batch(one, &mut outcomes)),
+            _ => turn.chunks(APPLY_CHUNK_KEYS).for_each(|batch| lean.apply_batch(batch, &mut outcomes)),
+        }
+    })
+    .report(&format!("{name}: increment"), ["simple", "lean, one", "lean, 32"]);
+
+    let absent = Stream::new(length, keys..keys + (scale.turns * scale.turn) as u64);
+    for (kind, increments) in [("get", &increments), ("get of an absent key", &absent.increments())] {
+        let pairs: Vec<(KeyHash, &[u8])> = increments.iter().map(|one| (one.hash, one.key)).collect();
+        let turns: Vec<&[(KeyHash, &[u8])]> = pairs.chunks_exact(scale.turn).collect();
+        let mut counts = Vec::with_capacity(scale.turn);
+        Turns::<3>::measure(scale.turns, scale.turn, |contender, turn| {
+            let turn = turns[place(contender, turn)];
+            counts.clear();
+            match contender {
+                0 => counts.extend(turn.iter().map(|&(hash, key)| simple.count(hash, key))),
+                1 => counts.extend(turn.iter().map(|&(hash, key)| lean.count(hash, key))),
+                _ => turn.chunks(APPLY_CHUNK_KEYS).for_each(|batch| lean.counts(batch, &mut counts)),
+            }
+            black_box(counts.last());
+        })
+        .report(&format!("{name}: {kind}"), ["simple", "lean, one", "lean, 32"]);
+    }
+    let bytes = |memory: u64| memory as f64 / keys as f64;
+    let (simple_bytes, lean_bytes) = (bytes(simple.memory_bytes()), bytes(lean.memory_bytes()));
+    println!("{name:<58} simple {simple_bytes:.1} bytes a key, lean {lean_bytes:.1}");
+
+    let mut group = c.benchmark_group(name);
+    group.measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_millis(500));
+    group.throughput(Throughput::Elements(scale.turn as u64)).sample_size(20);
+    let mut next = turns.iter().cycle();
+    group.bench_function("increment in batches", |b| {
         b.iter(|| {
-            let newcomer = key(number);
-            number -= 1;
-            let increment = Increment { delta: 1 << 40, ..increment(&newcomer) };
-            counters.apply_batch(&[increment], &mut Vec::new());
-            black_box(counters.top(k))
+            outcomes.clear();
+            lean.apply_batch(next.next().expect("a cycle has no end"), &mut outcomes);
         });
     });
     group.finish();
 }
 
-criterion_group!(benches, increments, inserts, reads);
+/// What keeping the candidate set costs: with one candidate, what remains of its work is a failed compare.
+fn candidates(_: &mut Criterion) {
+    if !is_selected("candidates") {
+        return;
+    }
+    let scale = scale();
+    let keys = scale.large;
+    let mut with = filled(keys, TOP_CANDIDATES);
+    let mut without = filled(keys, 1);
+    let count = scale.turns * scale.turn;
+    // Equal counts: in descending order of keys each increment is an admission, in ascending order (what the one
+    // candidate gets) none is, once the set is full.
+    let mut ranking: Vec<u64> = (0..count as u64).collect();
+    ranking.sort_by_key(|&number| mix(number));
+    let ascending = Stream::new(16, ranking.iter().copied());
+    let descending = Stream::new(16, ranking.iter().rev().copied());
+    let streams = [
+        ("Zipf 0.99", zipf(keys, 0.99, count)),
+        ("Zipf 0.8", zipf(keys, 0.8, count)),
+        ("Zipf 1.2", zipf(keys, 1.2, count)),
+        ("uniform", uniform(16, keys, count)),
+        ("each an admission", descending),
+    ];
+    for (kind, stream) in streams {
+        let mut outcomes = Vec::with_capacity(scale.turn);
+        let mut increments = stream.increments();
+        let mut plain = increments.clone();
+        if kind == "each an admission" {
+            // Above whatever the other streams have left, and as wide for both.
+            plain = ascending.increments();
+            increments.iter_mut().chain(&mut plain).for_each(|increment| increment.delta = 1 << 40);
+        }
+        let turns: [Vec<&[Increment<'_>]>; 2] =
+            [&plain, &increments].map(|increments| increments.chunks_exact(scale.turn).collect());
+        Turns::<2>::measure(scale.turns, scale.turn, |contender, turn| {
+            outcomes.clear();
+            let counters = if contender == 0 { &mut without } else { &mut with };
+            counters.apply_batch(turns[contender][turn], &mut outcomes);
+        })
+        .report(&format!("candidates, {keys} keys: {kind}"), ["1", "2048"]);
+    }
+}
+
+/// The top 100, each time after some increments.
+fn top(_: &mut Criterion) {
+    if !is_selected("top") {
+        return;
+    }
+    let scale = scale();
+    for keys in [scale.small, scale.large] {
+        let mut counters = filled(keys, TOP_CANDIDATES);
+        let count = 64 * scale.turn;
+        let mut outcomes = Vec::new();
+        for (kind, stream) in [("Zipf 0.99", zipf(keys, 0.99, count)), ("uniform", uniform(16, keys, count))] {
+            let increments = stream.increments();
+            let mut micros = Vec::new();
+            for batch in increments.chunks_exact(scale.turn / 4) {
+                outcomes.clear();
+                counters.apply_batch(batch, &mut outcomes);
+                let begin = processor_nanos();
+                black_box(counters.top(100));
+                micros.push((processor_nanos() - begin) as f64 / 1_000.0);
+            }
+            micros.sort_by(f64::total_cmp);
+            let at = |part: f64| micros[((micros.len() - 1) as f64 * part) as usize];
+            println!(
+                "top 100 of {keys} keys, after each {} increments ({kind}): p50 {:.1} µs, p90 {:.1}, p99 {:.1}, max {:.1}",
+                scale.turn / 4,
+                at(0.5),
+                at(0.9),
+                at(0.99),
+                at(1.0)
+            );
+        }
+        let k = 10_000.min(keys as usize / 2);
+        let mut slices = Vec::new();
+        let begin = processor_nanos();
+        while counters.begin_top(k).is_none() {
+            loop {
+                let begin = processor_nanos();
+                let more = counters.upkeep();
+                slices.push((processor_nanos() - begin) as f64 / 1_000.0);
+                if !more {
+                    break;
+                }
+            }
+        }
+        slices.sort_by(f64::total_cmp);
+        let at = |part: f64| slices.get((slices.len() as f64 * part) as usize).copied().unwrap_or(0.0);
+        let (all, p50, p99) = ((processor_nanos() - begin) as f64 / 1e6, at(0.5), at(0.99));
+        println!("top {k} of {keys} keys: {all:.1} ms in {} slices of {p50:.1} µs (p99 {p99:.1} µs)", slices.len());
+    }
+}
+
+/// Keys whose hashes an enemy has chosen: they agree in their first 40 bits, or wholly. The price of each is that of one
+/// page at most, and their memory that of any keys.
+fn hostile(_: &mut Criterion) {
+    if !is_selected("hostile") {
+        return;
+    }
+    let (keys, turns) = if is_measuring() { (200_000, 100) } else { (4_000, 10) };
+    let routes: [Route; 3] = [KeyHash::of, |_, key| KeyHash(KeyHash::of(0, key).0 >> 40), |_, _| KeyHash(77)];
+    let mut contenders = routes.map(|route| {
+        let setup = Setup { secret: Secret([5, 6]), ..Setup::new(ALL_HASHES, 0, TOP_CANDIDATES) };
+        (Counters::with_hash(setup, route), route)
+    });
+    let stream = Stream::new(16, 0..keys);
+    let hashed = |route: Route| -> Vec<Increment<'_>> {
+        let keys = stream.bytes.chunks_exact(stream.length);
+        keys.map(|key| Increment { hash: route(0, key), key, delta: 1 }).collect()
+    };
+    let increments = routes.map(hashed);
+    let turn = keys as usize / turns;
+    let mut outcomes = Vec::with_capacity(turn);
+    let names = ["any hashes", "equal prefixes", "equal hashes"];
+    for kind in ["insert", "increment"] {
+        let measured = Turns::<3>::measure(turns, turn, |contender, number| {
+            outcomes.clear();
+            let batch = &increments[contender][number * turn..(number + 1) * turn];
+            contenders[contender].0.apply_batch(batch, &mut outcomes);
+        });
+        let worst = measured.nanos.iter().map(|turn| turn[2]).fold(0.0, f64::max);
+        measured.report(&format!("hostile, {keys} keys: {kind}"), names);
+        println!("hostile, {keys} keys: {kind}: equal hashes, slowest turn {worst:.0} ns");
+    }
+    for (name, (counters, _)) in names.into_iter().zip(&contenders) {
+        println!("hostile, {name}: {:.1} bytes a key", counters.memory_bytes() as f64 / keys as f64);
+    }
+}
+
+/// Bytes a counter while the table grows, everything included.
+fn growth(_: &mut Criterion) {
+    if !is_selected("growth") {
+        return;
+    }
+    let scale = scale();
+    let pool = Pool::heap();
+    let mut counters = Counters::new(Setup { pool: pool.clone(), ..Setup::new(ALL_HASHES, 0, TOP_CANDIDATES) });
+    let mut outcomes = Vec::new();
+    let before = resident_bytes();
+    let (mut sum, mut weight, mut worst, mut worst_at) = (0.0, 0.0, 0.0f64, 0);
+    println!("growth: keys, bytes a key of 16 bytes (of them free in the pool), resident");
+    let steps = 96;
+    let ratio = (scale.large as f64 / scale.small as f64).powf(1.0 / f64::from(steps));
+    let mut next = 0;
+    let mut keys = 0;
+    while keys < scale.large {
+        let stream = Stream::new(16, keys..(keys + 4_096).min(scale.large));
+        outcomes.clear();
+        counters.apply_batch(&stream.increments(), &mut outcomes);
+        keys = counters.len();
+        if keys as f64 + 1.0 < scale.small as f64 * ratio.powi(next) {
+            continue;
+        }
+        let free = pool.free_bytes() as f64 / keys as f64;
+        let bytes = counters.memory_bytes() as f64 / keys as f64 + free;
+        (sum, weight) = (sum + bytes, weight + 1.0);
+        if bytes > worst {
+            (worst, worst_at) = (bytes, keys);
+        }
+        if next % 8 == 0 {
+            let resident = resident_bytes().saturating_sub(before) as f64 / keys as f64;
+            println!("growth: {keys:>10}  {bytes:.2} ({free:.2})  {resident:.2}");
+        }
+        next += 1;
+    }
+    println!("growth: {:.2} bytes a key on average, {worst:.2} at most (at {worst_at} keys)", sum / weight);
+}
+
+/// Pages of this process that are in memory.
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4_096
+}
+
+criterion_group!(benches, growth, table, candidates, top, hostile);
 criterion_main!(benches);

@@ -209,14 +209,25 @@ pub const DISK_OPERATIONS_MAX: usize = 4;
 /// How long a disk that is being closed waits for the kernel to finish with its buffers; those still in use then are leaked.
 pub const DISK_CLOSE_MICROS_MAX: u64 = 2_000_000;
 
+/// Bytes of a block, the unit in which a pool hands out memory for counters.
+pub const BLOCK_BYTES: usize = 1_024;
+/// Blocks of one table page, at most: an offset into them has 16 bits.
+pub const PAGE_BLOCKS_MAX: usize = 64;
+/// Bytes of a key that lies in its page's blocks, at most; a longer one has memory of its own.
+pub const KEY_INLINE_BYTES_MAX: usize = 126;
 /// Counters of one table page, at most; a page that fills splits in two.
 /// It is what an index of 4,096 buckets holds at hashbrown's load limit of 7/8; one more would double the index.
 pub const PAGE_KEYS_MAX: usize = 3_584;
 /// Bits by which the depth of a table's directory may exceed log2(keys / `PAGE_KEYS_MAX`), at most: so the directory
 /// has at most 64 slots for every full page's worth of keys, whatever hashes the keys were chosen for.
 pub const DIRECTORY_DEPTH_SLACK: u32 = 6;
-/// Candidates a shard's top-k set certifies; the set holds up to twice as many before it is compacted.
+/// Candidates the top-k set of a cluster's only shard certifies; with more shards each certifies fewer. A set
+/// holds up to twice as many before it is compacted.
 pub const TOP_CANDIDATES: usize = 2_048;
+/// Candidates that a read of the top looks at, at least: the best of the set, half as many more as were last asked for.
+pub const TOP_HEAD_MIN: usize = 128;
+/// Increments of a shard for which the set stays enlarged after a read of more keys than it certifies.
+pub const TOP_LARGER_INCREMENTS: u64 = 1 << 20;
 
 const _: () = {
     assert!(WAL_BLOCK_BYTES.is_multiple_of(WAL_SECTOR_BYTES));
@@ -239,6 +250,7 @@ const _: () = {
     assert!(SESSION_AGE_MICROS_MIN < SESSION_AGE_MICROS_MAX);
     // The largest answers fit in a frame.
     assert!(TOP_KEYS_MAX * (KEY_BYTES_MAX + 12) + 4_096 <= REPLY_BYTES_MAX);
+    assert!(PAGE_BLOCKS_MAX * BLOCK_BYTES == 1 << 16);
     assert!(BATCH_KEYS_MAX * 32 + SHARDS_MAX * 32 + 4_096 <= REPLY_BYTES_MAX);
     assert!(SHARDS_MAX + STORES_MAX + 16 <= FLATBUFFER_TABLES_MAX);
     assert!(WAL_SEGMENT_BYTES_MIN <= WAL_SEGMENT_BYTES_DEFAULT && WAL_SEGMENT_BYTES_DEFAULT <= WAL_SEGMENT_BYTES_MAX);

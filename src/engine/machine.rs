@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use super::cluster::ClusterMap;
 use super::command::{self, Batch, Command, CommandError, MetaBatch, MetaPart, Part, Stamped};
-use super::counters::{Counters, Increment, Outcome};
+use super::counters::{self, Counters, Increment, Outcome, Secret, Setup};
 use super::prng::mix;
 use super::raft::Entry;
 use super::sessions::Stamp;
@@ -22,7 +22,7 @@ use super::sessions::registry::{Registered, Registry};
 use super::sessions::window::{Decision, Detail, Fate, Windows};
 use crate::error::ErrorCode;
 use crate::ids::{Index, KeyHash, Sequence, ShardEpoch, ShardId};
-use crate::limits::{APPLY_CHUNK_KEYS, TOP_CANDIDATES};
+use crate::limits::APPLY_CHUNK_KEYS;
 use crate::mutant::mutant;
 
 /// Why an entry could not be applied: the log holds what this version cannot read, or contradicts the configuration.
@@ -96,12 +96,14 @@ enum Second<'a> {
 }
 
 impl Machine {
-    pub(super) fn new(shard: ShardId, first: KeyHash, last: KeyHash) -> Machine {
+    pub(super) fn new(shard: ShardId, first: KeyHash, last: KeyHash, map: &ClusterMap, secret: Secret) -> Machine {
         if shard == ShardId::META {
             return Machine::Meta(Box::default());
         }
+        let candidates = counters::candidates_for(map.shards.len());
+        let setup = Setup { secret, ..Setup::new(first..=last, map.routing_seed, candidates) };
         Machine::Counters(Box::new(Shard {
-            counters: Counters::new(first..=last, TOP_CANDIDATES),
+            counters: Counters::new(setup),
             windows: Windows::default(),
             epoch: ShardEpoch(1),
         }))

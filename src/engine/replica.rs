@@ -236,15 +236,14 @@ impl Replica {
         let refused = |code| PartAnswer::Refused { code };
         let Some(index) = self.group.read_index() else { return refused(ErrorCode::Unavailable) };
         let Machine::Counters(shard) = &self.machine else { return refused(ErrorCode::WrongShard) };
-        let mut counts = Vec::with_capacity(keys.len());
-        for key in keys.iter() {
-            let hash = KeyHash::of(routing_seed, key);
-            // Ownership is decided here, at the moment of reading, whatever the asker's map said.
-            if !(self.first_hash..=self.last_hash).contains(&hash) {
-                return refused(ErrorCode::WrongShard);
-            }
-            counts.push(shard.counters.count(hash, key));
+        let hashed: Vec<_> = keys.iter().map(|key| (KeyHash::of(routing_seed, key), key)).collect();
+        // Ownership is decided here, at the moment of reading, whatever the asker's map said.
+        let owned = self.first_hash..=self.last_hash;
+        if !hashed.iter().all(|(hash, _)| owned.contains(hash)) {
+            return refused(ErrorCode::WrongShard);
         }
+        let mut counts = Vec::with_capacity(keys.len());
+        shard.counters.counts(&hashed, &mut counts);
         PartAnswer::Counts { index, counts }
     }
 

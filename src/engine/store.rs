@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use super::cluster::{ClusterMap, META_STORE};
 use super::command;
+use super::counters::Secret;
 use super::input::{DiskDone, Input};
 use super::machine::{Effects as Applied, Machine};
 use super::output::Output;
@@ -44,6 +45,8 @@ pub struct StoreConfig {
     pub wal: WalConfig,
     /// Bytes of memory for the counters and sessions of this store.
     pub memory_bytes_max: u64,
+    /// Random bits of this process that nobody outside it knows: what keys whose hashes were chosen to be alike are told apart by.
+    pub secret: Secret,
     /// Age at which sessions expire. Counts where the meta shard is led.
     pub session_age_micros: u64,
 }
@@ -456,7 +459,7 @@ fn own_replica(node: NodeId) -> ReplicaId {
 fn own_shards(config: &StoreConfig) -> BTreeMap<ShardId, Recovering> {
     let mut shards = BTreeMap::new();
     let mut add = |shard, first, last| {
-        let machine = Machine::new(shard, first, last);
+        let machine = Machine::new(shard, first, last, &config.map, config.secret);
         shards.insert(shard, Recovering { machine, first, last, entries: VecDeque::new(), commit: Index(0) });
     };
     if config.store == META_STORE {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::cluster::ClusterMap;
 use super::command::{self, Original};
+use super::counters::Secret;
 use super::input::{DiskDone, Input};
 use super::part::{PackedKeys, PartAnswer, PartBody, PartReply, PartRequest, Ticket};
 use super::prng::mix;
@@ -33,6 +34,7 @@ fn config() -> StoreConfig {
         map: Arc::new(ClusterMap::even(9, NodeId(1), 1, 1)),
         wal: WalConfig { segment_bytes: 64 << 10, write_bytes_max: 8 << 10 },
         memory_bytes_max: u64::MAX,
+        secret: Secret::default(),
         session_age_micros: AGE,
     }
 }
@@ -418,7 +420,7 @@ fn a_named_session_is_taken_over_with_what_its_holder_had_settled() {
 fn an_entry_of_another_epoch_takes_no_number() {
     use super::machine::{Effects, Machine, Settled};
     use super::raft::Entry;
-    let mut machine = Machine::new(SHARD, KeyHash(0), KeyHash(u64::MAX));
+    let mut machine = Machine::new(SHARD, KeyHash(0), KeyHash(u64::MAX), &config().map, Secret::default());
     let mut effects = Effects::default();
     let mut apply = |epoch, index| {
         let mut payload = Vec::new();

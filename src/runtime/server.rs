@@ -38,6 +38,7 @@ use super::node::{Node, NodeError};
 use super::segment_dir::LogDirectory;
 use super::{executors, logs};
 use crate::engine::cluster::{ClusterMap, StoreAddress};
+use crate::engine::counters::Secret;
 use crate::engine::gateway::{Gateway, GatewayConfig};
 use crate::engine::sessions::token::SessionSecret;
 use crate::engine::store::{Store, StoreConfig};
@@ -135,6 +136,8 @@ impl Server {
         let map = Arc::new(ClusterMap::even(node.routing_seed, node.node, shape.stores, shape.shards));
         let advertised = advertised_addresses(config.advertise.as_ref(), node, addresses);
         let ends = mesh::channels(shape.stores);
+        let random = || getrandom::u64().map_err(|error| ServeError::Process("get random bits", error.into()));
+        let secret = Secret([random()?, random()?]);
         for ((number, listener), ends) in listeners.into_iter().enumerate().zip(ends) {
             let id = StoreId(number as u16);
             let opening = Opening {
@@ -145,6 +148,7 @@ impl Server {
                     map: map.clone(),
                     wal: WalConfig::with_segments_of(shape.segment_bytes),
                     memory_bytes_max: config.memory_bytes_max / u64::from(shape.stores),
+                    secret,
                     session_age_micros: config.session_age_micros,
                 },
                 session_secret: node.session_secret.clone(),

@@ -10,43 +10,52 @@
 //! distinct, so the order is total and strict, and "below" always means below in it.
 //!
 //! **State.**
-//! - `members`: the hashes of the candidates, unordered. A member's entry in the table carries a flag. A hash is
-//!   resolved among flagged entries, never by place, since a split moves entries; two members may share a hash, which
-//!   is then in the list twice.
+//! - `members`: the candidates, unordered. A member's entry in the table carries a flag. A member is named by its two hashes
+//!   and resolved among flagged entries, never by place, since places change with widening, packing and splits; members
+//!   may share their hashes, which are then in the list as often.
 //! - `admission`, `certification`: two boundaries, each a pair or minus infinity.
 //! - `certified`: a lower bound of the number of members that are not below `certification`.
-//! - `rebuild`: none, or the position up to which the running rebuild has visited the table.
+//! - `rebuild`: none, or the cursor up to which the running rebuild has visited the table.
+//! - `head`: none, or some members with a boundary of their own: what the last read found near the top.
 //!
 //! **Invariants.**
 //! - A: every key that is not a member is below `certification`.
 //! - B: every key that is not a member, and during a rebuild lies before its cursor, is below `admission`.
 //! - C: `admission` ≤ `certification`, and they are equal unless a rebuild runs. A rebuild runs only if
 //!   `certification` is finite.
+//! - D: every member that is not in the head is below the head's boundary.
 //!
 //! By A the members that are not below `certification` are the first ones of the whole table: nothing outside the set
 //! can stand among them. So if there are at least k of them, the best k *are* the answer. If `certification` is
 //! minus infinity, all keys are members, and the same rule answers any k.
 //!
-//! **Rules, and why each keeps A, B and C.**
+//! **Rules, and why each keeps A to D.**
 //! - *A count rises, or a key is born, whatever the sign of its count.* A non-member that is now not below `admission`
 //!   becomes a member. So a non-member that moved is below `admission`: B; and `admission` ≤ `certification`: A. A
-//!   member that rises needs nothing, since A and B speak of non-members.
+//!   member that rises needs nothing, since A and B speak of non-members. If the newcomer is not below the head's boundary, or
+//!   the member has risen through it, it enters the head: D.
 //! - *A count falls.* A non-member sinks further below. A member stays one, and `certified` is lowered if
-//!   it fell through `certification`, also if its rise was never counted: it is a lower bound.
+//!   it fell through `certification`, also if its rise was never counted: it is a lower bound. What falls in the head stays there,
+//!   or below it: D.
 //! - *Compaction*, when the set has twice its target m. If the m-th best member is not below `admission`, its pair
 //!   becomes `admission`, and `certification` too if that was lower (also during a rebuild, or else the next step
 //!   would drop keys that A vouches for). Then, and only then, all members below `admission` are dropped. What is
-//!   dropped is below `admission` ≤ `certification`: A and B. Raising a boundary makes A and B weaker; the order of
-//!   the two steps matters only for readers in between, when compaction is sliced. At least m members go, so it costs
-//!   O(1) an admission.
+//!   dropped is below `admission` ≤ `certification`: A and B. Raising a boundary makes A and B weaker, and D speaks of fewer
+//!   keys. At least m members go, so it costs O(1) an admission.
 //! - *Rebuild*, when too few members are certified. `admission` falls to minus infinity, which admits everything, and
-//!   the cursor to the first position, so B says nothing; `certification` stays, so A still holds, and what it
+//!   the cursor to the start, so B says nothing; `certification` stays, so A still holds, and what it
 //!   certifies can be answered meanwhile. Each step visits a page and admits what is not below `admission`;
-//!   compaction raises that again as the set fills, after which nearly every visit is one failed compare. Positions
-//!   never change and pages only split, so every key is on one side of the cursor for good. At the end B covers the
-//!   whole table, so `certification` may become `admission`.
-//! - *k beyond the set* is a rebuild with k as its target. Afterwards the target is m again, and the next compaction
-//!   shrinks the set; until then such reads need no scan.
+//!   compaction raises that again as the set fills, after which nearly every visit is one failed compare. Pages split,
+//!   and become crowds, without changing the order that cursors go by, so every key is on one side of the cursor for good. At
+//!   the end B covers the whole table, so `certification` may become `admission`.
+//! - *k beyond the set* is a rebuild with a quarter more than k as its target, which the next million increments keep, so that
+//!   such reads need a scan once in a while only; then a compaction shrinks the set. Reads that come during a scan raise its
+//!   target; if it ends short of what they want, they begin another.
+//! - *Reading* resolves the head alone. If k of those in it are not below its boundary, then by D no other member
+//!   stands among the best k of them; and if the last of those is not below `certification`, by A nothing else does. Else the whole set is
+//!   resolved. Either way the best of what was found, half as many more as were asked for, are the new head, and the last
+//!   of them its boundary: what was not found is below that. So a read of 100 resolves some 150 members instead of up to
+//!   4,096, each of which may be three cache misses. A head into which too many have risen is given up.
 //!
 //! **Counts that only rise** never need a rebuild: compaction leaves m members that are not below `certification`, none
 //! of them falls, and each read of k ≤ m is answered from the set for ever.
@@ -56,9 +65,19 @@
 
 use std::cmp::Ordering;
 
-use super::table::{Place, Table};
+use super::arena::Entry;
+use super::table::{Cursor, Member, Place, Table};
 use crate::engine::part::PackedKeys;
-use crate::ids::KeyHash;
+use crate::limits::{TOP_CANDIDATES, TOP_HEAD_MIN, TOP_LARGER_INCREMENTS};
+
+/// Candidates that each of `shards` shards certifies, so that together they answer for the top [`TOP_CANDIDATES`] / 2 of all
+/// without a walk. Keys fall to shards at random: of the top K, one of S shards holds some K / S, and hardly ever more than that
+/// and three standard deviations. Twice as many as that leaves room for counts that fall.
+#[must_use]
+pub fn candidates_for(shards: usize) -> usize {
+    let mean = TOP_CANDIDATES / 2 / shards.max(1);
+    (2 * (mean + 3 * mean.isqrt() + 2)).clamp(TOP_HEAD_MIN, TOP_CANDIDATES)
+}
 
 /// The highest counters of a shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,22 +124,35 @@ impl Boundary {
 struct Candidate {
     count: i64,
     place: Place,
+    member: Member,
+}
+
+/// The best of the members, found by the last read.
+struct Head {
+    /// All members that are not below `boundary`, and others; some perhaps twice, and some no longer members.
+    members: Vec<Member>,
+    boundary: Boundary,
+    /// How many `members` may become before the head is given up.
+    members_max: usize,
 }
 
 /// The candidate set of one shard. All of its methods take that shard's table.
 pub(super) struct CandidateSet {
     /// Members kept by a compaction, when no larger read asks for more.
     candidates: usize,
-    /// Members kept by the next compaction; above `candidates` only during a rebuild for a larger read.
+    /// Members kept by the next compaction; above `candidates` only during and after a rebuild for a larger read.
     target: usize,
-    members: Vec<KeyHash>,
+    members: Vec<Member>,
     admission: Boundary,
     certification: Boundary,
     certified: usize,
-    /// First position not yet visited by the running rebuild.
-    rebuild: Option<u64>,
-    /// Members resolved by the last [`CandidateSet::gather`]; kept for its allocation.
-    gathered: Vec<Candidate>,
+    /// First place not yet visited by the running rebuild.
+    rebuild: Option<Cursor>,
+    head: Option<Head>,
+    /// Increments applied so far.
+    increments: u64,
+    /// Value of `increments` up to which a larger target is kept.
+    larger_until: u64,
 }
 
 impl CandidateSet {
@@ -135,45 +167,86 @@ impl CandidateSet {
             certification: Boundary::MINUS_INFINITY,
             certified: 0,
             rebuild: None,
-            gathered: Vec::new(),
+            head: None,
+            increments: 0,
+            larger_until: 0,
         }
     }
 
     /// The count below which no key is admitted: what the hot path compares with before it calls
     /// [`CandidateSet::consider`].
+    #[inline]
     pub(super) fn admission_count(&self) -> i64 {
         self.admission.count
     }
 
+    /// Whether a member whose count rises from `old` to `new` may enter the head: what the hot path asks before it
+    /// calls [`CandidateSet::risen`].
+    #[inline]
+    pub(super) fn may_enter_head(&self, old: i64, new: i64) -> bool {
+        self.head.as_ref().is_some_and(|head| old <= head.boundary.count && new >= head.boundary.count)
+    }
+
+    /// Notes how many increments are being applied.
+    pub(super) fn note_increments(&mut self, increments: usize) {
+        self.increments += increments as u64;
+    }
+
     /// Bytes allocated.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.members.capacity() * size_of::<KeyHash>()
-            + self.gathered.capacity() * size_of::<Candidate>()
+        let head = self
+            .head
+            .as_ref()
+            .map_or(0, |head| head.members.capacity() * size_of::<Member>() + head.boundary.heap_bytes());
+        self.members.capacity() * size_of::<Member>()
             + self.admission.heap_bytes()
             + self.certification.heap_bytes()
+            + head
     }
 
     /// Admits a non-member that was born, has risen or is visited by a rebuild, unless it is below the boundary.
     pub(super) fn consider(&mut self, table: &mut Table, place: Place) {
-        let (count, key) = (table.entry(place).count, table.key(place));
-        debug_assert!(!table.entry(place).member, "only a non-member can be admitted");
+        let Entry { count, key, member } = table.entry(place);
+        debug_assert!(!member, "only a non-member can be admitted");
         if self.admission.is_above(count, key) {
             return;
         }
         if !self.certification.is_above(count, key) {
             self.certified += 1;
         }
-        let entry = table.entry_mut(place);
-        entry.member = true;
-        self.members.push(entry.hash);
+        let enters_head = self.head.as_ref().is_some_and(|head| !head.boundary.is_above(count, key));
+        let member = table.member(place);
+        table.set_member(place, true);
+        self.members.push(member);
+        if enters_head {
+            self.enter_head(member);
+        }
         if self.members.len() >= self.target.saturating_mul(2) {
             self.compact(table);
         }
     }
 
+    /// Notes that a member's count has risen from `old`.
+    #[cold]
+    pub(super) fn risen(&mut self, table: &Table, place: Place, old: i64) {
+        let Entry { count, key, .. } = table.entry(place);
+        let crosses = |boundary: &Boundary| boundary.is_above(old, key) && !boundary.is_above(count, key);
+        if self.head.as_ref().is_some_and(|head| crosses(&head.boundary)) {
+            self.enter_head(table.member(place));
+        }
+    }
+
+    fn enter_head(&mut self, member: Member) {
+        let Some(head) = &mut self.head else { return };
+        head.members.push(member);
+        if head.members.len() > head.members_max {
+            self.head = None;
+        }
+    }
+
     /// Notes that a member's count was lowered from `old`.
     pub(super) fn lowered(&mut self, table: &Table, place: Place, old: i64) {
-        let (count, key) = (table.entry(place).count, table.key(place));
+        let Entry { count, key, .. } = table.entry(place);
         if self.certification.is_above(count, key) && !self.certification.is_above(old, key) {
             self.certified = self.certified.saturating_sub(1);
         }
@@ -181,26 +254,79 @@ impl CandidateSet {
 
     /// The `k` highest keys, or all if there are fewer. Scans the table if the set cannot vouch for them.
     pub(super) fn top(&mut self, table: &mut Table, k: usize) -> Top {
-        let k = usize::try_from(table.len()).map_or(k, |len| k.min(len));
         // At most two rounds. A rebuild that was already running may end short of k: it aimed lower, or counts fell on
         // its way. One that runs from start to end within this call leaves at least k members, none below its boundary.
-        while self.recount(table) < k {
-            self.rebuild_for(table, k);
+        loop {
+            if let Some(top) = self.begin_top(table, k) {
+                return top;
+            }
+            while self.rebuild.is_some() {
+                self.rebuild_step(table);
+            }
         }
+    }
 
-        let mut best = std::mem::take(&mut self.gathered);
-        if k < best.len() {
-            best.select_nth_unstable_by(k, |a, b| highest_first(table, a, b));
-            best.truncate(k);
+    /// The `k` highest keys, or all if there are fewer, if the set can vouch for them. If not, there is a rebuild under
+    /// way that aims at them.
+    pub(super) fn begin_top(&mut self, table: &Table, k: usize) -> Option<Top> {
+        let k = usize::try_from(table.len()).map_or(k, |len| k.min(len));
+        let top = self.top_of_head(table, k).or_else(|| self.top_of_members(table, k));
+        if top.is_none() {
+            if self.rebuild.is_none() {
+                self.begin_rebuild(k);
+            }
+            self.target = self.target.max(k + k / 4);
         }
-        best.sort_unstable_by(|a, b| highest_first(table, a, b));
+        if top.is_none() || k > self.candidates {
+            self.larger_until = self.increments + TOP_LARGER_INCREMENTS;
+        }
+        top
+    }
+
+    /// The answer to a read, if the head holds it.
+    fn top_of_head(&mut self, table: &Table, k: usize) -> Option<Top> {
+        let mut head = self.head.take()?;
+        head.members.sort_unstable();
+        let best = resolve_head(table, &head);
+        let top = if best.len() < k { None } else { self.answer(table, best, k) };
+        if top.is_none() {
+            // What is known of the head is still true.
+            self.head = Some(head);
+        }
+        top
+    }
+
+    /// The answer to a read, if the set can vouch for it.
+    fn top_of_members(&mut self, table: &Table, k: usize) -> Option<Top> {
+        let certified = self.recount(table);
+        if certified.len() < k { None } else { self.answer(table, certified, k) }
+    }
+
+    /// Makes the best `k` of at least so many an answer, if none of them is below certification, and of some more
+    /// the new head. Every member that is not among `best` is below the last of them.
+    fn answer(&mut self, table: &Table, mut best: Vec<Candidate>, k: usize) -> Option<Top> {
+        let order = |a: &Candidate, b: &Candidate| highest_first(table, a, b);
+        let kept = (k + k / 2).max(TOP_HEAD_MIN);
+        if kept < best.len() {
+            best.select_nth_unstable_by(kept, order);
+            best.truncate(kept);
+        }
+        best.sort_unstable_by(order);
+        let key = |candidate: &Candidate| table.entry(candidate.place).key;
+        if k > 0 && self.certification.is_above(best[k - 1].count, key(&best[k - 1])) {
+            return None;
+        }
         let mut top = Top { exhausted: k as u64 == table.len(), ..Top::default() };
-        for candidate in &best {
-            top.keys.push(table.key(candidate.place));
+        for candidate in &best[..k] {
+            top.keys.push(key(candidate));
             top.counts.push(candidate.count);
         }
-        self.gathered = best;
-        top
+        self.head = best.last().map(|last| Head {
+            members: best.iter().map(|candidate| candidate.member).collect(),
+            boundary: Boundary { count: last.count, key: Some(key(last).into()) },
+            members_max: 2 * kept,
+        });
+        Some(top)
     }
 
     /// One slice of background work: a page of a rebuild, if one is running or due. Returns whether there is more.
@@ -208,7 +334,7 @@ impl CandidateSet {
         if self.rebuild.is_none() {
             let low_water = self.candidates / 2;
             let may_be_low = self.certification.is_finite() && self.certified < low_water;
-            if !may_be_low || self.recount(table) >= low_water {
+            if !may_be_low || self.recount(table).len() >= low_water {
                 return false;
             }
             self.begin_rebuild(self.candidates);
@@ -217,45 +343,42 @@ impl CandidateSet {
         self.rebuild.is_some()
     }
 
-    fn rebuild_for(&mut self, table: &mut Table, k: usize) {
-        if self.rebuild.is_none() {
-            self.begin_rebuild(k.max(self.candidates));
-        }
-        while self.rebuild.is_some() {
-            self.rebuild_step(table);
-        }
-    }
-
     fn begin_rebuild(&mut self, target: usize) {
         debug_assert!(self.certification.is_finite(), "a set that holds every key needs no rebuild");
-        self.target = target;
+        self.target = self.target.max(target);
         self.admission = Boundary::MINUS_INFINITY;
-        self.rebuild = Some(0);
+        self.rebuild = Some(Cursor::START);
     }
 
     /// Visits the page at the cursor of the running rebuild.
     fn rebuild_step(&mut self, table: &mut Table) {
-        let Some(position) = self.rebuild else { return };
-        for place in table.places_at(position) {
-            let entry = table.entry(place);
-            if entry.count >= self.admission.count && !entry.member {
+        let Some(cursor) = self.rebuild else { return };
+        // Compaction raises the boundary on the way; what was found above a lower one is asked again.
+        let boundary = self.admission.count;
+        let visited = table.places_at(cursor);
+        let found: Vec<Place> =
+            visited.filter(|(_, entry)| entry.count >= boundary && !entry.member).map(|(place, _)| place).collect();
+        for place in found {
+            if table.entry(place).count >= self.admission.count {
                 self.consider(table, place);
             }
         }
-        self.rebuild = table.page_at(position).end();
+        self.rebuild = table.end_of(table.page_at(cursor));
         if self.rebuild.is_none() {
             self.certification = self.admission.clone();
-            self.target = self.candidates;
             self.recount(table);
         }
     }
 
     /// Keeps the best members and drops the others, as the module's text says.
     fn compact(&mut self, table: &mut Table) {
-        self.gather(table);
-        let mut gathered = std::mem::take(&mut self.gathered);
+        if self.rebuild.is_none() && self.increments >= self.larger_until {
+            self.target = self.candidates;
+        }
+        let mut gathered = gather(table, &self.members);
+        debug_assert_eq!(gathered.len(), self.members.len(), "every member is flagged, and nothing else");
         let (_, &mut last, _) = gathered.select_nth_unstable_by(self.target - 1, |a, b| highest_first(table, a, b));
-        let key = table.key(last.place);
+        let key = table.entry(last.place).key;
         if !self.admission.is_above(last.count, key) {
             self.admission = Boundary { count: last.count, key: Some(key.into()) };
             if !self.certification.is_above(last.count, key) {
@@ -265,49 +388,29 @@ impl CandidateSet {
 
         self.members.clear();
         self.certified = 0;
-        for candidate in gathered.drain(..) {
-            let key = table.key(candidate.place);
+        for candidate in gathered {
+            let key = table.entry(candidate.place).key;
             if self.admission.is_above(candidate.count, key) {
-                table.entry_mut(candidate.place).member = false;
+                table.set_member(candidate.place, false);
                 continue;
             }
             if !self.certification.is_above(candidate.count, key) {
                 self.certified += 1;
             }
-            self.members.push(table.entry(candidate.place).hash);
+            self.members.push(candidate.member);
         }
         // A larger read may have left room for more than the target needs.
         self.members.shrink_to(self.target.saturating_mul(2));
-        gathered.shrink_to(self.target.saturating_mul(2));
-        self.gathered = gathered;
     }
 
-    /// Gathers the members that are not below `certification`, and returns how many there are.
-    fn recount(&mut self, table: &Table) -> usize {
-        self.gather(table);
-        let certification = &self.certification;
-        self.gathered.retain(|candidate| !certification.is_above(candidate.count, table.key(candidate.place)));
-        self.certified = self.gathered.len();
-        self.certified
-    }
-
-    /// Resolves every member, in no particular order.
-    fn gather(&mut self, table: &Table) {
-        let candidate = |place| Candidate { count: table.entry(place).count, place };
-        let mut shared = Vec::new();
-        self.gathered.clear();
-        for &hash in &self.members {
-            let mut places = table.members(hash);
-            match (places.next(), places.next()) {
-                (Some(place), None) => self.gathered.push(candidate(place)),
-                _ => shared.push(hash),
-            }
-        }
-        // A hash of n members is in the list n times; it is resolved once.
-        shared.sort_unstable();
-        shared.dedup();
-        self.gathered.extend(shared.into_iter().flat_map(|hash| table.members(hash)).map(candidate));
-        debug_assert_eq!(self.gathered.len(), self.members.len(), "every member is flagged, and nothing else");
+    /// Gathers the members that are not below `certification`, and counts them.
+    fn recount(&mut self, table: &Table) -> Vec<Candidate> {
+        let mut certified = gather(table, &self.members);
+        debug_assert_eq!(certified.len(), self.members.len(), "every member is flagged, and nothing else");
+        let boundary = &self.certification;
+        certified.retain(|candidate| !boundary.is_above(candidate.count, table.entry(candidate.place).key));
+        self.certified = certified.len();
+        certified
     }
 
     /// Asserts the invariants of the module's text against every key of the table.
@@ -317,7 +420,6 @@ impl CandidateSet {
             (None, key) => {
                 let equal = self.admission.count == self.certification.count && self.admission.key == *key;
                 assert!(equal, "C: the boundaries are equal unless a rebuild runs");
-                assert_eq!(self.target, self.candidates, "a larger target lasts as long as its rebuild");
             }
             (Some(_), Some(key)) => {
                 let ordered = !self.admission.is_above(self.certification.count, key);
@@ -328,24 +430,26 @@ impl CandidateSet {
 
         let mut flagged = Vec::new();
         let mut certified = 0;
-        let mut position = Some(0);
-        while let Some(start) = position {
+        let mut cursor = Some(Cursor::START);
+        while let Some(start) = cursor {
             let visited = self.rebuild.is_none_or(|cursor| start < cursor);
-            for place in table.places_at(start) {
-                let (entry, key) = (table.entry(place), table.key(place));
-                let below_certification = self.certification.is_above(entry.count, key);
-                if entry.member {
-                    flagged.push(entry.hash);
+            for (place, Entry { count, key, member }) in table.places_at(start) {
+                let below_certification = self.certification.is_above(count, key);
+                if member {
+                    let in_head =
+                        |head: &Head| head.boundary.is_above(count, key) || head.members.contains(&table.member(place));
+                    assert!(self.head.as_ref().is_none_or(in_head), "D: a member outside the head is below it");
+                    flagged.push(table.member(place));
                     certified += usize::from(!below_certification);
                 } else {
                     assert!(below_certification, "A: a non-member is below certification");
                     assert!(
-                        !visited || self.admission.is_above(entry.count, key),
+                        !visited || self.admission.is_above(count, key),
                         "B: a visited non-member is below admission"
                     );
                 }
             }
-            position = table.page_at(start).end();
+            cursor = table.end_of(table.page_at(start));
         }
         assert!(self.certified <= certified, "certified is a lower bound");
         let mut members = self.members.clone();
@@ -355,23 +459,72 @@ impl CandidateSet {
     }
 }
 
+/// Resolves members, in no particular order.
+fn gather(table: &Table, members: &[Member]) -> Vec<Candidate> {
+    let mut gathered = Vec::with_capacity(members.len());
+    let mut shared = Vec::new();
+    table.probe_members(members, |member, probe| {
+        let mut same = table.flagged(probe).filter(|(_, entry)| table.has_hash(entry.key, member));
+        match (same.next(), same.next()) {
+            (Some((place, entry)), None) => gathered.push(Candidate { count: entry.count, place, member }),
+            _ => shared.push(member),
+        }
+    });
+    // Members that share a hash are told apart by the second; those that share both are in the list as often as there
+    // are of them, and resolved once.
+    shared.sort_unstable();
+    shared.dedup();
+    gathered.extend(shared.into_iter().flat_map(|member| all_of(table, member)));
+    gathered
+}
+
+/// Resolves those of a sorted head that are not below its boundary. A hash in it once stands for one of them at most, since any
+/// other member with the same hashes that was not below the boundary would be in the head too: the first one found is it.
+fn resolve_head(table: &Table, head: &Head) -> Vec<Candidate> {
+    let mut best = Vec::with_capacity(head.members.len());
+    let mut once = Vec::with_capacity(head.members.len());
+    let in_head = |entry: &Entry<'_>| !head.boundary.is_above(entry.count, entry.key);
+    for same in head.members.chunk_by(|a, b| a == b) {
+        match *same {
+            [member] => once.push(member),
+            _ => best.extend(all_of(table, same[0]).filter(|candidate| in_head(&table.entry(candidate.place)))),
+        }
+    }
+    table.probe_members(&once, |member, probe| {
+        let found = table.flagged(probe).find(|(_, entry)| in_head(entry) && table.has_hashes(entry.key, member));
+        best.extend(found.map(|(place, entry)| Candidate { count: entry.count, place, member }));
+    });
+    best
+}
+
+/// All members with the hashes of one.
+fn all_of(table: &Table, member: Member) -> impl Iterator<Item = Candidate> {
+    table.members(member).map(move |(place, entry)| Candidate { count: entry.count, place, member })
+}
+
 /// Orders candidates as answers list them.
 fn highest_first(table: &Table, a: &Candidate, b: &Candidate) -> Ordering {
-    b.count.cmp(&a.count).then_with(|| table.key(a.place).cmp(table.key(b.place)))
+    b.count.cmp(&a.count).then_with(|| table.entry(a.place).key.cmp(table.entry(b.place).key))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::prng::{Prng, mix};
+    use crate::engine::counters::hashing::Hashing;
+    use crate::engine::counters::{Pool, Secret};
+    use crate::engine::prng::Prng;
+    use crate::ids::KeyHash;
+
+    fn table(keys_max: usize) -> Table {
+        let hashing = Hashing::new(&(KeyHash(0)..=KeyHash(u64::MAX)), 0, Secret::default(), KeyHash::of);
+        Table::new(hashing, Pool::default(), keys_max)
+    }
 
     fn add(set: &mut CandidateSet, table: &mut Table, number: u64, delta: i64) {
-        let (hash, key) = (KeyHash(mix(number)), number.to_be_bytes());
+        let key = number.to_be_bytes();
+        let hash = KeyHash::of(0, &key);
         let place = match table.find(hash, &key) {
-            Some(place) => {
-                table.entry_mut(place).count += delta;
-                place
-            }
+            Some(place) => table.add(place, hash, delta).expect("it fits").place,
             None => table.insert(hash, &key, delta),
         };
         if !table.entry(place).member {
@@ -386,10 +539,10 @@ mod tests {
             let target = 1 + prng.below(12) as usize;
             let keys = 1 + prng.below(100);
             let mut set = CandidateSet::new(target);
-            let mut table = Table::new(KeyHash(0), KeyHash(u64::MAX), 8);
+            let mut table = table(8);
             for _ in 0..500 {
                 add(&mut set, &mut table, prng.below(keys), prng.below(3) as i64);
-                assert!(set.recount(&table) >= target.min(table.len() as usize), "seed {seed}");
+                assert!(set.recount(&table).len() >= target.min(table.len() as usize), "seed {seed}");
             }
             set.invariants(&table);
         }
@@ -398,7 +551,7 @@ mod tests {
     #[test]
     fn equal_counts_in_descending_key_order_admit_every_key_and_stay_bounded() {
         let mut set = CandidateSet::new(5);
-        let mut table = Table::new(KeyHash(0), KeyHash(u64::MAX), 16);
+        let mut table = table(16);
         for number in (0..2_000).rev() {
             add(&mut set, &mut table, number, 1);
             assert!(set.members.len() < 10);
@@ -409,18 +562,79 @@ mod tests {
     }
 
     #[test]
-    fn a_larger_read_is_answered_twice_by_one_scan_and_its_set_shrinks() {
+    fn a_larger_read_is_answered_again_without_a_scan_until_its_set_shrinks() {
         let mut set = CandidateSet::new(4);
-        let mut table = Table::new(KeyHash(0), KeyHash(u64::MAX), 16);
+        let mut table = table(16);
         for number in 0..1_000 {
             add(&mut set, &mut table, number, (number % 50) as i64);
         }
-        assert!(set.recount(&table) < 100);
+        assert!(set.recount(&table).len() < 100);
         let first = set.top(&mut table, 100);
-        assert!(set.recount(&table) >= 100, "the larger set is still there");
-        assert_eq!(set.top(&mut table, 100), first);
-        add(&mut set, &mut table, 1_000, 1_000);
-        assert_eq!(set.members.len(), 4, "the next admission compacts to the configured size");
+        for _ in 0..3 {
+            assert_eq!(set.begin_top(&table, 100), Some(first.clone()), "the larger set is still there");
+        }
+        for number in 1_000..1_300 {
+            add(&mut set, &mut table, number, 1_000);
+            assert!(set.members.len() < 2 * 125);
+        }
+        assert!(set.begin_top(&table, 100).is_some(), "compaction has kept the larger set");
+        set.note_increments(1 << 20);
+        for number in 1_300..1_600 {
+            add(&mut set, &mut table, number, 2_000);
+        }
+        assert!(set.members.len() < 2 * 4, "once nobody asks for it, the set shrinks");
         set.invariants(&table);
+    }
+
+    #[test]
+    fn a_scan_for_a_larger_read_is_driven_from_outside() {
+        let mut set = CandidateSet::new(4);
+        let mut table = table(16);
+        for number in 0..1_000 {
+            add(&mut set, &mut table, number, 7);
+        }
+        assert_eq!(set.begin_top(&table, 200), None);
+        assert_eq!(set.begin_top(&table, 300), None, "a second read joins the scan");
+        let mut slices = 0;
+        while set.upkeep(&mut table) {
+            slices += 1;
+            add(&mut set, &mut table, 1_000 + slices, 7);
+            set.invariants(&table);
+        }
+        assert!(slices > 20);
+        for k in [200, 300] {
+            let top = set.begin_top(&table, k).expect("the scan has found enough");
+            assert_eq!(top.keys.iter().collect::<Vec<_>>(), (0..k as u64).map(u64::to_be_bytes).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn candidates_fall_with_the_number_of_shards() {
+        assert_eq!([0, 1, 4, 16, 64, 256, 4_096].map(candidates_for), [2_048, 2_048, 612, 180, 128, 128, 128]);
+    }
+
+    #[test]
+    fn the_head_answers_and_gives_up_when_it_grows() {
+        let mut set = CandidateSet::new(1_000);
+        let mut table = table(64);
+        for number in 0..5_000 {
+            add(&mut set, &mut table, number, number as i64);
+        }
+        assert!(set.top_of_head(&table, 10).is_none(), "there has been no read");
+        let first = set.top(&mut table, 10);
+        assert_eq!(set.top_of_head(&table, 10), Some(first));
+        assert!(set.top_of_head(&table, 200).is_none());
+        set.invariants(&table);
+        // Newcomers at the very top.
+        for number in 5_000..5_050 {
+            add(&mut set, &mut table, number, number as i64);
+        }
+        let top = set.top_of_head(&table, 10).expect("the head has them too");
+        assert_eq!(top.counts, (5_040..5_050).rev().collect::<Vec<i64>>());
+        for number in 6_000..6_300 {
+            add(&mut set, &mut table, number, number as i64);
+        }
+        assert!(set.head.is_none());
+        assert_eq!(set.top(&mut table, 1).counts, [6_299]);
     }
 }

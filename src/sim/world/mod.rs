@@ -27,6 +27,7 @@ use super::report::{Report, Violation};
 use super::sabotage::Sabotage;
 use super::workload::{Ask, Workload};
 use crate::engine::cluster::ClusterMap;
+use crate::engine::counters::Secret;
 use crate::engine::gateway::ConnectionId;
 use crate::engine::prng::{Prng, mix};
 use crate::engine::store::StoreConfig;
@@ -111,6 +112,7 @@ impl World {
             map,
             wal: WalConfig { segment_bytes: 64 << 10, write_bytes_max: 8 << 10 },
             memory_bytes_max: if prng.chance(1, 16) { 1 } else { u64::MAX },
+            secret: Secret([prng.bits(), prng.bits()]),
             session_age_micros: if prng.chance(1, 2) { 1_000_000 << prng.below(5) } else { SESSION_AGE_MICROS_DEFAULT },
         };
         let workload = Workload::new(&mut prng);

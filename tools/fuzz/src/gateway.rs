@@ -13,6 +13,7 @@
 use std::sync::Arc;
 
 use dkc::engine::cluster::{ClusterMap, StoreAddress};
+use dkc::engine::counters::Secret;
 use dkc::engine::gateway::{ConnectionId, Gateway, GatewayConfig};
 use dkc::engine::input::{DiskDone, Input};
 use dkc::engine::part::{PartAnswer, PartReply, PartRequest};
@@ -112,7 +113,16 @@ impl Node {
         };
         let gateway = Gateway::new(config, now);
         let memory_bytes_max = u64::MAX;
-        let config = StoreConfig { cluster, node, store, map, wal: WAL, memory_bytes_max, session_age_micros };
+        let config = StoreConfig {
+            cluster,
+            node,
+            store,
+            map,
+            wal: WAL,
+            memory_bytes_max,
+            secret: Secret::default(),
+            session_age_micros,
+        };
         let mut dir = LogDir::default();
         let (store, _) = Store::open(config, &mut dir, false, now).expect("an empty log opens");
         let connections = [0, 1, 2].map(ConnectionId);
