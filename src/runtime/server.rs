@@ -71,6 +71,8 @@ pub enum ServeError {
     Check(#[from] CheckError),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error("no random numbers for this process's secret: {0}")]
+    Random(#[from] getrandom::Error),
     #[error("store {0}: {1}")]
     Store(StoreId, String),
     #[error("cannot {0}: {1}")]
@@ -136,8 +138,7 @@ impl Server {
         let map = Arc::new(ClusterMap::even(node.routing_seed, node.node, shape.stores, shape.shards));
         let advertised = advertised_addresses(config.advertise.as_ref(), node, addresses);
         let ends = mesh::channels(shape.stores);
-        let random = || getrandom::u64().map_err(|error| ServeError::Process("get random bits", error.into()));
-        let secret = Secret([random()?, random()?]);
+        let secret = Secret([getrandom::u64()?, getrandom::u64()?]);
         for ((number, listener), ends) in listeners.into_iter().enumerate().zip(ends) {
             let id = StoreId(number as u16);
             let opening = Opening {
