@@ -33,10 +33,23 @@ pub enum ErrorCode {
     WrongShard = 10,
     /// The server is stopping.
     ShuttingDown = 11,
+    /// The sequence is at or under the session's floor: the request was decided, its client said so, and its outcome is
+    /// kept no more.
+    Forgotten = 12,
+    /// The session has ended by age. This copy was not applied; an earlier one may have been.
+    SessionExpired = 13,
+    /// The session has used the sequence for a request with other content.
+    OtherContent = 14,
+    /// The sequence was resolved before this request came: it was not applied, and never will be.
+    Fenced = 15,
+    /// The named session was opened again by somebody else. This copy was not applied; an earlier one may have been.
+    SessionTaken = 16,
+    /// The session does not exist, or the token is not its own.
+    BadSession = 17,
 }
 
 impl ErrorCode {
-    const ALL: [ErrorCode; 12] = [
+    const ALL: [ErrorCode; 18] = [
         ErrorCode::Ok,
         ErrorCode::Malformed,
         ErrorCode::TooLarge,
@@ -49,6 +62,12 @@ impl ErrorCode {
         ErrorCode::Unknown,
         ErrorCode::WrongShard,
         ErrorCode::ShuttingDown,
+        ErrorCode::Forgotten,
+        ErrorCode::SessionExpired,
+        ErrorCode::OtherContent,
+        ErrorCode::Fenced,
+        ErrorCode::SessionTaken,
+        ErrorCode::BadSession,
     ];
 
     /// The code with this number, if this version knows it.
@@ -57,10 +76,32 @@ impl ErrorCode {
         Self::ALL.get(number as usize).copied()
     }
 
-    /// Whether the refusal promises that nothing was applied.
+    /// Whether the refusal promises that this copy of the request was not applied and never will be. Of an earlier copy
+    /// under the same session and sequence only [`ErrorCode::settles`] says something.
     #[must_use]
     pub fn is_definite(self) -> bool {
         !matches!(self, ErrorCode::Ok | ErrorCode::Unknown)
+    }
+
+    /// Whether the refusal speaks of the sequence, and so of every copy of the request: none was applied, none will be.
+    #[must_use]
+    pub fn settles(self) -> bool {
+        matches!(self, ErrorCode::Overflow | ErrorCode::Fenced)
+    }
+
+    /// Whether the same request may be answered otherwise later, so that sending it again is worth while.
+    #[must_use]
+    pub fn is_transient(self) -> bool {
+        matches!(
+            self,
+            ErrorCode::Overloaded
+                | ErrorCode::Unavailable
+                | ErrorCode::DiskFull
+                | ErrorCode::MemoryFull
+                | ErrorCode::Unknown
+                | ErrorCode::WrongShard
+                | ErrorCode::ShuttingDown
+        )
     }
 
     /// One sentence for people: what happened, and what to do.
@@ -91,6 +132,21 @@ impl ErrorCode {
             ErrorCode::ShuttingDown => {
                 "the server is stopping; nothing was applied; try another node or try again later"
             }
+            ErrorCode::Forgotten => {
+                "the session said that it had the answer to this request, and the outcome is kept no more; it was decided once"
+            }
+            ErrorCode::SessionExpired => {
+                "the session has ended by age; this copy was not applied, an earlier one may have been; open a new session"
+            }
+            ErrorCode::OtherContent => {
+                "the session has used this sequence for a request with other content; nothing was applied; the client has a \
+                 bug, or its source has changed"
+            }
+            ErrorCode::Fenced => "the request was resolved before it arrived: it was not applied, and never will be",
+            ErrorCode::SessionTaken => {
+                "the named session was opened again elsewhere; this copy was not applied, an earlier one may have been"
+            }
+            ErrorCode::BadSession => "the session does not exist, or its token is wrong; nothing was applied",
         }
     }
 }

@@ -56,6 +56,27 @@ id! {
     SegmentEpoch(u64)
 }
 id! {
+    /// A client session: an identity under which requests are counted once. Minted by the meta shard, growing for ever,
+    /// never reused. 0 is "no session": such requests are not deduplicated.
+    SessionId(u64)
+}
+id! {
+    /// The number of a request within its session, from 1 on. 0 is "none".
+    Sequence(u64)
+}
+id! {
+    /// Which opening of a named session: a later one fences those before it. Sessions without a name stay at 1.
+    SessionEpoch(u32)
+}
+id! {
+    /// 128 bits that only the opener of a session knows, so that nobody takes another's.
+    SessionToken(u128)
+}
+id! {
+    /// Which version of its range a shard has; every entry carries it. The first is 1.
+    ShardEpoch(u64)
+}
+id! {
     /// XXH3-64 of a key under the cluster's routing seed. Decides shard, page and bucket.
     KeyHash(u64)
 }
@@ -83,6 +104,19 @@ impl Index {
     pub fn next(self) -> Index {
         Index(self.0 + 1)
     }
+}
+
+impl Sequence {
+    /// The sequence after this one.
+    #[must_use]
+    pub fn next(self) -> Sequence {
+        Sequence(self.0 + 1)
+    }
+}
+
+impl SessionId {
+    /// No session.
+    pub const NONE: SessionId = SessionId(0);
 }
 
 impl SegmentEpoch {

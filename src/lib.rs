@@ -8,13 +8,14 @@
 //! 4. `runtime` (feature `server`): the shell that drives one engine store per core with glommio and io_uring.
 //! 5. `sim` (feature `sim`): a second shell, with a hostile disk and scheduler, all from one seed.
 //!
-//! [`ids`], [`limits`] and [`error`] are shared by all.
+//! [`ids`], [`limits`] and [`error`] are shared by all. [`mutant`] puts bugs back in, to see them found.
 
 pub mod client;
 pub mod engine;
 pub mod error;
 pub mod ids;
 pub mod limits;
+pub mod mutant;
 pub mod wire;
 
 #[cfg(feature = "server")]

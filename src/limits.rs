@@ -29,8 +29,21 @@ pub const ERROR_TEXT_BYTES_MAX: usize = 512;
 
 /// Requests of one connection that may wait for an answer; past it the server stops reading from that connection.
 pub const CONNECTION_REQUESTS_MAX: usize = 1_024;
-/// Bytes of replies queued to one connection; past it the server stops reading from that connection.
-pub const CONNECTION_REPLY_BYTES_MAX: usize = REPLY_BYTES_MAX + FRAME_HEADER_BYTES;
+/// Bytes of one connection's requests that wait for an answer, and of what their answers may take; from there on the server
+/// stops reading from that connection. One request may exceed it, or a large one could never be taken.
+pub const CONNECTION_REQUEST_BYTES_MAX: usize = 32 << 20;
+/// Bytes of replies queued to one connection; from there on the server stops reading from that connection. What it has taken
+/// before is answered all the same.
+pub const CONNECTION_REPLY_BYTES_MAX: usize = 1 << 20;
+/// Part of a frame of at most so many bytes is copied away until the rest arrives; a larger part keeps its buffer.
+pub const HALF_FRAME_BYTES_COPIED: usize = 4 << 10;
+/// Memory of a store for frames of which only a part has come; past it the connections that have sent the oldest of them get
+/// `Overloaded` and are closed.
+pub const STORE_HALF_FRAME_BYTES_MAX: usize = 128 << 20;
+/// How long after a connection was found to be too slow it is looked at once more, before it is ended.
+pub const OVERDUE_GRACE_MICROS: u64 = 20_000;
+/// Connections that are looked at for being too slow in one turn of a store.
+pub const TURN_OVERDUE_MAX: usize = 512;
 /// Bytes received from a connection by one system call, at most.
 pub const CONNECTION_RECEIVE_BYTES: usize = 64 << 10;
 /// Capacity of a connection's reply queue that is kept while the queue is empty.
@@ -58,8 +71,58 @@ pub const SEND_STALL_SECONDS_MAX: u64 = 30;
 pub const CLIENT_READ_BYTES: usize = 64 << 10;
 /// Bytes of requests a client gathers before it sends without being told to.
 pub const CLIENT_FLUSH_BYTES: usize = 256 << 10;
-/// Connections a store accepts; a further one gets an `Overloaded` error and is closed.
+/// Requests that a client has accepted and not yet answered, when nothing else is configured.
+pub const CLIENT_REQUESTS_DEFAULT: usize = 1_024;
+/// Bytes of such requests, when nothing else is configured.
+pub const CLIENT_REQUEST_BYTES_DEFAULT: usize = 64 << 20;
+/// Connections of one client, at most.
+pub const CLIENT_LINKS_MAX: usize = 64;
+/// Bytes that wait to be sent on one connection of a client; past it requests take another, or wait.
+pub const CLIENT_LINK_BYTES_MAX: usize = 4 << 20;
+/// Endpoints that a client is given to begin with, at most.
+pub const CLIENT_SEEDS_MAX: usize = 64;
+/// Bytes of a server's address, at most; a client does not dial a longer one.
+pub const CLIENT_ADDRESS_BYTES_MAX: usize = 300;
+/// Requests for a store that a client sends by another before it connects to that store itself.
+pub const CLIENT_DIAL_AFTER: u32 = 4;
+/// How long a client waits for a connection and its welcome before it hangs up.
+pub const CLIENT_DIAL_MICROS_MAX: u64 = 4_000_000;
+/// How long a client without any connection waits for one server before it tries the next as well.
+pub const CLIENT_DIAL_STAGGER_MICROS: u64 = 250_000;
+/// How long a client waits before it dials a server again that did not serve it; doubled from one time to the next.
+pub const CLIENT_DIAL_BACK_OFF_MICROS_MIN: u64 = 25_000;
+/// How long it waits for that at most.
+pub const CLIENT_DIAL_BACK_OFF_MICROS_MAX: u64 = 2_000_000;
+/// How long a client waits for the answer to the first copy of a request before it sends another, at least, and at most
+/// (an eighth of the time the request has, between the two); doubled from copy to copy.
+pub const CLIENT_ANSWER_MICROS_MIN: u64 = 20_000;
+/// See [`CLIENT_ANSWER_MICROS_MIN`].
+pub const CLIENT_ANSWER_MICROS_MAX: u64 = 1_000_000;
+/// How often that is doubled.
+pub const CLIENT_ANSWER_DOUBLINGS_MAX: u32 = 3;
+/// Copies of one request that may wait for an answer; past it the connection of the oldest is given up.
+pub const CLIENT_COPIES_MAX: usize = 4;
+/// How long a client waits before it sends a request again that was refused for the moment; doubled from one time to the next.
+pub const CLIENT_BACK_OFF_MICROS_MIN: u64 = 5_000;
+/// How long it waits for that at most.
+pub const CLIENT_BACK_OFF_MICROS_MAX: u64 = 500_000;
+/// How long a client uses a session at least, whatever a server says of its age.
+pub const CLIENT_SESSION_MICROS_MIN: u64 = 1_000_000;
+/// Keys by which a client tells where most of a batch belongs.
+pub const CLIENT_ROUTE_KEYS: usize = 32;
+/// Bytes of outcomes that a client lets a shard keep of one session, by its own reckoning: less than what the shard allows.
+pub const CLIENT_WINDOW_BYTES_MAX: usize = SESSION_WINDOW_BYTES_MAX / 2;
+/// Connections a store accepts, at most and if nothing else is configured; a further one gets an `Overloaded` error and is
+/// closed.
 pub const STORE_CONNECTIONS_MAX: usize = 16_384;
+/// Any of the times that a connection may take for something, at least and at most.
+pub const CONNECTION_TIMEOUT_MICROS_MIN: u64 = 1_000;
+/// See [`CONNECTION_TIMEOUT_MICROS_MIN`].
+pub const CONNECTION_TIMEOUT_MICROS_MAX: u64 = 30 * 24 * 3_600_000_000;
+/// How long a client's session may be configured to live, at least and at most.
+pub const SESSION_AGE_MICROS_MIN: u64 = 1_000_000;
+/// See [`SESSION_AGE_MICROS_MIN`].
+pub const SESSION_AGE_MICROS_MAX: u64 = 366 * 24 * 3_600_000_000;
 /// Requests waiting in one store's gateway for their parts, over all connections.
 pub const STORE_REQUESTS_MAX: usize = 65_536;
 /// Bytes of requests waiting in one store's gateway for their parts, and of what their answers may take, over all connections.
@@ -70,6 +133,8 @@ pub const REQUEST_WAIT_MICROS_MAX: u64 = 10_000_000;
 pub const TURN_INPUTS_MAX: usize = 512;
 /// Bytes of requests a store takes in one turn, give or take one receive: the disk must not wait long for a turn's end.
 pub const TURN_BYTES_MAX: usize = 1 << 20;
+/// Keys that TopK reads ask of a store in one turn, give or take one read: others must not wait long behind them.
+pub const TURN_TOP_KEYS_MAX: usize = 4_096;
 /// Parts and answers under way from one store to another; past it the sender keeps them in its own queue.
 pub const MESH_QUEUE_MAX: usize = 1_024;
 /// Time a stopping server gives the requests it has accepted.
@@ -95,6 +160,23 @@ pub const SHARDS_MAX: usize = 4_096;
 
 /// An entry stops gathering further requests once its payload has this many bytes.
 pub const ENTRY_BYTES_TARGET: usize = 256 << 10;
+/// Bytes of a session's name, at most.
+pub const SESSION_NAME_BYTES_MAX: usize = 255;
+/// Requests of one session between the oldest without an answer and the newest, at most: by so much may a sequence exceed
+/// its low-water mark. It bounds the outcomes that a shard keeps of a session.
+pub const SESSION_SPAN_MAX: u64 = 4_096;
+/// Bytes of outcomes that a shard keeps of one session; past it only the request that holds up the low-water mark is taken.
+pub const SESSION_WINDOW_BYTES_MAX: usize = 4 << 20;
+/// Sessions that are open at a time, at most; past it: `Overloaded` until the oldest expire.
+pub const SESSIONS_MAX: usize = 1 << 20;
+/// Names of sessions that are remembered, at most; past it new ones are refused with `Overloaded`.
+pub const SESSION_NAMES_MAX: usize = 1 << 16;
+/// Age at which sessions expire when nothing else is configured. Clients open the next one at half of it.
+pub const SESSION_AGE_MICROS_DEFAULT: u64 = 24 * 3_600 * 1_000_000;
+/// Microseconds by which one entry may advance the meta shard's clock, at most: so a leader whose clock jumps ages sessions
+/// by no more.
+pub const LOG_TIME_STEP_MICROS_MAX: u64 = 300_000_000;
+
 /// Increments that are hashed and handed to the table together.
 pub const APPLY_CHUNK_KEYS: usize = 32;
 /// Bytes of an entry's payload, at most: a whole request, re-encoded, fits.
@@ -155,8 +237,17 @@ const _: () = {
     // A whole request fits in one entry: keys, key lengths and deltas as varints.
     assert!(REQUEST_BYTES_MAX + BATCH_KEYS_MAX * 12 + 64 <= ENTRY_BYTES_MAX);
     assert!(ENTRY_BYTES_TARGET <= ENTRY_BYTES_MAX);
-    // One connection alone cannot use up what all of a store's may queue.
-    assert!(2 * (CONNECTION_REPLY_BYTES_MAX + REPLY_BYTES_MAX) <= STORE_REPLY_BYTES_MAX);
+    // A few connections alone cannot use up what all of a store's may have under way, queue, or leave unfinished.
+    assert!(4 * (CONNECTION_REQUEST_BYTES_MAX + REQUEST_BYTES_MAX + REPLY_BYTES_MAX) <= STORE_REQUEST_BYTES_MAX);
+    assert!(
+        4 * (CONNECTION_REQUEST_BYTES_MAX + CONNECTION_REPLY_BYTES_MAX + REQUEST_BYTES_MAX + REPLY_BYTES_MAX)
+            <= STORE_REPLY_BYTES_MAX
+    );
+    // A half frame takes twice what has come of it, at most.
+    assert!(16 * 2 * (REQUEST_BYTES_MAX + FRAME_HEADER_BYTES + CONNECTION_RECEIVE_BYTES) <= STORE_HALF_FRAME_BYTES_MAX);
+    assert!(HALF_FRAME_BYTES_COPIED <= CONNECTION_RECEIVE_BYTES);
+    assert!(CONNECTION_TIMEOUT_MICROS_MIN < CONNECTION_TIMEOUT_MICROS_MAX);
+    assert!(SESSION_AGE_MICROS_MIN < SESSION_AGE_MICROS_MAX);
     // The largest answers fit in a frame.
     assert!(TOP_KEYS_MAX * (KEY_BYTES_MAX + 12) + 4_096 <= REPLY_BYTES_MAX);
     assert!(PAGE_BLOCKS_MAX * BLOCK_BYTES == 1 << 16);

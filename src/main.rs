@@ -11,7 +11,7 @@ fn main() -> ExitCode {
         eprintln!("dkc-server: internal error, stopping: {panic}");
         std::process::abort();
     }));
-    match server::run(&Config::from_command_line()) {
+    match server::run(&Config::of_this_process()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("dkc-server: {error}");

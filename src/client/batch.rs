@@ -76,6 +76,13 @@ impl Batch {
         &self.keys
     }
 
+    /// Adds to the delta at a place, if that stays within its range. Whether it did.
+    pub(super) fn add(&mut self, place: usize, delta: i64) -> bool {
+        let sum = self.deltas[place].checked_add(delta);
+        self.deltas[place] = sum.unwrap_or(self.deltas[place]);
+        sum.is_some()
+    }
+
     /// The deltas, one for each key.
     #[must_use]
     pub fn deltas(&self) -> &[i64] {
@@ -110,7 +117,7 @@ mod tests {
         while batch.push(&vec![b'k'; key_bytes], -1).is_ok() {}
         assert_eq!(batch.push(&vec![b'k'; key_bytes], -1), Err(BatchError::Full));
         let mut out = Vec::new();
-        Encoder::new().increment(&mut out, 1, batch.keys(), batch.deltas(), true);
+        Encoder::new().increment(&mut out, 1, batch.keys(), batch.deltas(), true, None);
         let mut decoder = Decoder::new(REQUEST_BYTES_MAX);
         decoder.space(out.len())[..out.len()].copy_from_slice(&out);
         decoder.filled(out.len());

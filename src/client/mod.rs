@@ -1,19 +1,46 @@
 //! What applications use to talk to a cluster.
 //!
-//! - [`blocking::Connection`] is one TCP connection, driven by the thread that calls it: single requests, and a
-//!   pipeline of batches for bulk. No runtime, no threads of its own.
-//! - [`batch::Batch`] gathers increments in the shape the wire wants, without an allocation a key.
-//! - `pipeline` is the part without I/O: ids, matching replies to requests, checking that they fit together.
+//! | module | what it is |
+//! |---|---|
+//! | [`blocking`] | a client for the thread that calls it: no runtime, no threads of its own |
+//! | `tokio` | a client for tokio, with the feature of that name: a handle to be cloned, and one task |
+//! | [`core`] | what both of them drive: the client without I/O, which numbers, routes, resends and judges |
+//! | [`batch`], [`request_id`], [`resolved`] | increments of one request; its id; what became of it |
+//! | [`blocking::Connection`] | one bare connection without a session: a tool for tests and measurements |
 //!
-//! **A request is never sent twice.** Connections have no session yet, so a server cannot tell a repeated increment
-//! from a new one. When a connection breaks, the increments that were sent and not answered are *unknown*: each of
-//! them was applied once or not at all. [`ClientError::Unknown`] says how many there are, and whether to count
-//! again or to leave a gap is the caller's decision.
+//! **Exactly once.** Increments are sent under a number of the client's session, as often as it takes, until the call's time-out. Each counts
+//! once, however often it was sent, and the answer is that of the first time. The outcome of a call is one of four:
+//!
+//! | result | the increments |
+//! |---|---|
+//! | an answer | were decided, each by itself; a refused one was not counted |
+//! | [`ClientError::Refused`] | were not counted, and never will be |
+//! | [`ClientError::Unreachable`] | were not sent |
+//! | [`ClientError::Unknown`] | were counted once or not at all; its id tells later which (`resolve`) |
+//!
+//! A time-out is never called a failure: past it, what was sent and not answered is unknown. To resolve it also ends it: what was not counted
+//! by then never will be. The server keeps what it needs for that as long as the session may live.
+//!
+//! Increments can also be sent once and without a session ([`core::Delivery::AtMostOnce`]): the server keeps nothing then, nobody sends them
+//! again, and whatever breaks under way leaves them unknown for good.
 
 pub mod batch;
 pub mod blocking;
+pub mod core;
+mod gather;
 mod pipeline;
+pub mod request_id;
+pub mod resolved;
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub mod stand_in;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 
+#[cfg(all(test, feature = "sim"))]
+mod front_tests;
+
+use crate::engine::part::PackedKeys;
 use crate::error::ErrorCode;
 use thiserror::Error;
 
@@ -42,6 +69,8 @@ pub enum ClientError {
         increments: u64,
         /// What happened to the connection, or what the server said.
         reason: String,
+        /// By which to ask later what became of them. `None` if they were sent without a session.
+        id: Option<request_id::RequestId>,
     },
     /// The server does not keep to the protocol. No increment was under way.
     #[error("the server does not follow the protocol: {reason}")]
@@ -58,9 +87,24 @@ impl ClientError {
         if code.is_definite() {
             ClientError::Refused { code, text }
         } else if increments > 0 {
-            ClientError::Unknown { increments, reason: text }
+            ClientError::Unknown { increments, reason: text, id: None }
         } else {
             ClientError::Unreachable { reason: text }
         }
     }
+}
+
+/// Keys in the shape the wire wants.
+fn pack<K: AsRef<[u8]>>(keys: &[K]) -> Result<PackedKeys, ClientError> {
+    let mut packed = PackedKeys::default();
+    for key in keys {
+        batch::check_key(&packed, key.as_ref())?;
+        packed.push(key.as_ref());
+    }
+    Ok(packed)
+}
+
+/// The core lets only fitting answers through; the type does not say so.
+fn unfitting() -> ClientError {
+    ClientError::Protocol { reason: "an answer of another kind".to_owned() }
 }

@@ -13,12 +13,16 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// What the answer to a request has to look like.
 #[derive(Clone, Copy, Debug)]
-enum Expected {
+pub(super) enum Expected {
     Welcome,
     Increments { count: usize, values: bool },
     Counts { count: usize },
     Top { k: u32 },
     Status,
+    Session,
+    Attachment,
+    Closing,
+    Resolution,
 }
 
 impl Expected {
@@ -26,7 +30,11 @@ impl Expected {
         match (self, reply) {
             (_, Reply::Error { .. })
             | (Expected::Welcome, Reply::Welcome(_))
-            | (Expected::Status, Reply::Status(_)) => true,
+            | (Expected::Status, Reply::Status(_))
+            | (Expected::Session, Reply::OpenSession(_))
+            | (Expected::Attachment, Reply::AttachSession(_))
+            | (Expected::Closing, Reply::CloseSession)
+            | (Expected::Resolution, Reply::Resolve(_)) => true,
             (Expected::Increments { count, values }, Reply::Increment(reply)) => {
                 reply.len() == count && reply.values.len() == if values { count } else { 0 }
             }
@@ -82,7 +90,7 @@ impl Pipeline {
     pub(super) fn increment(&mut self, batch: &Batch, want_values: bool) -> u64 {
         let expected = Expected::Increments { count: batch.len(), values: want_values };
         self.request(expected, |encoder, out, id| {
-            encoder.increment(out, id, batch.keys(), batch.deltas(), want_values);
+            encoder.increment(out, id, batch.keys(), batch.deltas(), want_values, None);
         })
     }
 
@@ -98,8 +106,14 @@ impl Pipeline {
         self.request(Expected::Status, Encoder::status)
     }
 
-    fn request(&mut self, expected: Expected, write: impl FnOnce(&mut Encoder, &mut Vec<u8>, u64)) -> u64 {
+    /// Appends a request, whatever it is, and returns its id.
+    pub(super) fn request(&mut self, expected: Expected, write: impl FnOnce(&mut Encoder, &mut Vec<u8>, u64)) -> u64 {
         self.last_id += 1;
+        // Bytes that are sent go when they are most of the buffer: it stays bounded by what is unsent, even if that never ends.
+        if self.out_sent > self.out.len() / 2 {
+            self.out.drain(..self.out_sent);
+            self.out_sent = 0;
+        }
         write(&mut self.encoder, &mut self.out, self.last_id);
         let end = self.sent + self.unsent().len() as u64;
         self.waiting.insert(self.last_id, Waiting { expected, end });
@@ -166,6 +180,16 @@ impl Pipeline {
     /// Whether a reply may still come.
     pub(super) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Requests whose reply may still come.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether a server may have received a request that it has not answered: all of its bytes were sent.
+    pub(super) fn has_left(&self, request_id: u64) -> bool {
+        self.waiting.get(&request_id).is_some_and(|waiting| waiting.end <= self.sent)
     }
 
     /// Increments that a server may have received and has not answered.

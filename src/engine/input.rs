@@ -2,16 +2,21 @@
 
 use super::part::PartRequest;
 use super::wal::{AlignedBuffer, DiskOpId};
+use crate::ids::SessionId;
 
 /// One event. Time comes beside it, as an argument of `step`.
 #[derive(Debug)]
 pub enum Input {
     /// Time has passed: the deadline asked for by the last output, or any other moment.
     Tick,
+    /// The shell begins a new turn: work that was put off for the sake of everybody else goes on, by a bounded piece.
+    Turn,
     /// A gateway asks something of a shard of this store.
     Part(PartRequest),
     /// A disk operation of an earlier output has ended.
     Disk(DiskDone),
+    /// The meta shard has expired sessions up to this one. It may come late, twice, or not at all: a later one makes up for it.
+    SessionMark(SessionId),
     /// No further increments are to be accepted; what was accepted is finished.
     Drain,
 }

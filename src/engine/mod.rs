@@ -6,9 +6,11 @@
 //! replica   one shard's copy: requests, Raft group, state machine
 //! raft      one Raft group                                              terms, votes, commit
 //! wal       the log: one stream a store                                 bytes, writes, recovery
+//! machine   the state machines: what entries change
 //! command   what log entries say
 //! counters  the counting state machine: table and exact top-k
-//! cluster   the meta state machine: who owns what
+//! sessions  exactly once: windows, registry, tokens
+//! cluster   who owns what
 //! ```
 //!
 //! The same inputs in the same order give the same outputs, on every machine: time and randomness are inputs, and nothing is
@@ -19,16 +21,16 @@ pub mod command;
 pub mod counters;
 pub mod gateway;
 pub mod input;
+mod machine;
 pub mod output;
 pub mod part;
 pub mod prng;
 pub mod raft;
 mod replica;
+pub mod sessions;
 pub mod status;
 pub mod store;
 pub mod wal;
 
-#[cfg(test)]
-mod gateway_tests;
 #[cfg(test)]
 mod store_tests;

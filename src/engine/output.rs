@@ -13,7 +13,7 @@
 use super::part::PartReply;
 use super::raft::Envelope;
 use super::wal::DiskOp;
-use crate::ids::Micros;
+use crate::ids::{Micros, SessionId};
 
 /// Everything a store wants done since the last time it was asked.
 #[derive(Debug, Default)]
@@ -26,6 +26,10 @@ pub struct Output {
     pub disk: Vec<DiskOp>,
     /// Answers to parts.
     pub replies: Vec<PartReply>,
+    /// The meta shard, which lives here, has expired sessions up to this one: every store is to be told.
+    pub session_mark: Option<SessionId>,
+    /// Whether work was put off: the next turn is wanted soon.
+    pub turn_wanted: bool,
     /// When to step with `Tick` at the latest, if nothing else happens.
     pub deadline: Option<Micros>,
     /// Set once, when a log write or sync has failed: the store has stopped for good and the process must exit.
@@ -40,6 +44,7 @@ impl Output {
             && self.send_after.is_empty()
             && self.disk.is_empty()
             && self.replies.is_empty()
+            && self.session_mark.is_none()
             && self.latched.is_none()
     }
 }

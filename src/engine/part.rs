@@ -4,9 +4,12 @@
 //! owns the shard (by memory within a node) and comes back with the ticket it was sent with. Parts own their bytes,
 //! so they may cross threads.
 
+use super::sessions::Stamp;
+use super::sessions::registry::Registered;
+use super::sessions::window::Fate;
 use super::status::StoreStatus;
 use crate::error::ErrorCode;
-use crate::ids::{Index, ShardId, StoreId};
+use crate::ids::{Index, Sequence, SessionEpoch, SessionId, ShardId, StoreId};
 
 /// Where an answer belongs: the gateway of `origin`, its pending request in `slot`, the request's `part`.
 /// `generation` tells a reused slot from the request that had it before.
@@ -50,6 +53,16 @@ impl PackedKeys {
         self.ends.is_empty()
     }
 
+    /// The key at a place.
+    ///
+    /// # Panics
+    /// If there are not as many keys.
+    #[must_use]
+    pub fn key(&self, place: usize) -> &[u8] {
+        let start = place.checked_sub(1).map_or(0, |before| self.ends[before] as usize);
+        &self.bytes[start..self.ends[place] as usize]
+    }
+
     /// The keys in the order they were added.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let mut start = 0;
@@ -79,10 +92,35 @@ pub enum PartBody {
     Increment {
         /// Number of increments.
         count: u32,
-        /// The increments in the log's encoding (`engine::command`).
+        /// The part in the log's encoding (`engine::command`).
         encoded: Vec<u8>,
         /// Whether the new counts are wanted.
         want_values: bool,
+        /// The request's number, if it belongs to a session. It stands in `encoded` too.
+        stamp: Option<Stamp>,
+    },
+    /// Refuse earlier holders of a session from now on.
+    Attach {
+        /// The session.
+        session: SessionId,
+        /// Its holder's epoch.
+        epoch: SessionEpoch,
+    },
+    /// Say what became of a request, and let nothing more become of it.
+    Resolve(Stamp),
+    /// Open a session. Asked of the meta shard.
+    OpenSession {
+        /// Its name; empty: none.
+        name: Vec<u8>,
+    },
+    /// Close a named session. Asked of the meta shard.
+    CloseSession {
+        /// The session.
+        session: SessionId,
+        /// Its holder's epoch.
+        epoch: SessionEpoch,
+        /// Every request up to this number is settled.
+        progress: Sequence,
     },
     /// Read counts.
     Get {
@@ -112,7 +150,7 @@ pub struct PartReply {
 /// The content of a [`PartReply`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartAnswer {
-    /// The increments were applied, each decided by itself.
+    /// The increments were applied, each decided by itself; now, or by an earlier copy of the request.
     Incremented {
         /// Index of the entry that held them.
         index: Index,
@@ -141,9 +179,20 @@ pub enum PartAnswer {
         /// Whether the shard has no further keys.
         exhausted: bool,
     },
+    /// Earlier holders of the session are refused from now on.
+    Attached {
+        /// Index of the entry that says so.
+        index: Index,
+        /// What they had settled, as far as this shard knows.
+        floor: Sequence,
+    },
+    /// The number is settled.
+    Resolved(Fate),
+    /// The registry's word.
+    Registered(Registered),
     /// The state of the store.
     Status(Box<StoreStatus>),
-    /// Nothing was done, and nothing will be: the part was never proposed.
+    /// Nothing was done, and nothing will be, by this copy of the part: it was never proposed, or refused when it was applied.
     Refused {
         /// Why.
         code: ErrorCode,

@@ -4,63 +4,37 @@
 //! part ─► waiting ─► entry (as many parts as gathered) ─► Raft ─► committed ─► applied ─► replies
 //! ```
 //!
-//! Apply decides everything about an increment, from the entry and the state machine alone; so a replay of the log
-//! decides the same. What can refuse an increment for want of room (memory, disk, queues) refuses
-//! it before it is proposed.
+//! What can refuse a part for want of room (memory, disk, queues, windows) refuses it before it is proposed; everything else
+//! is decided by the state machine when the entry is applied.
 
 use std::collections::VecDeque;
 
 use super::cluster::ClusterMap;
-use super::command::{self, Batch, Command, CommandError};
-use super::counters::{self, Counters, Increment, Outcome, Setup};
-use super::part::{PartAnswer, PartReply, PartRequest, Ticket};
-use super::raft::{Effects, Entry, Group};
+use super::command::{self, Command, Part};
+use super::machine::{ApplyError, Effects as Applied, Machine, Settled, overflowed, values};
+use super::part::{PackedKeys, PartAnswer, PartReply, Ticket};
+use super::raft::{Effects, Group};
+use super::sessions::Stamp;
 use super::status::ShardStatus;
 use crate::error::ErrorCode;
-use crate::ids::{KeyHash, ShardId};
-use crate::limits::{APPLY_CHUNK_KEYS, SHARD_UNCOMMITTED_BYTES_MAX};
+use crate::ids::{Index, KeyHash, Micros, SessionId, ShardId, Term};
+use crate::limits::{LOG_TIME_STEP_MICROS_MAX, SESSION_NAMES_MAX, SESSIONS_MAX, SHARD_UNCOMMITTED_BYTES_MAX};
+use crate::mutant::mutant;
 
-/// What the entries of a shard change.
-pub(super) enum Machine {
-    /// A counting shard.
-    Counters(Box<Counters>),
-    /// The meta shard, and the map that its log holds, once it does.
-    Meta(Option<ClusterMap>),
-}
-
-/// An increment part, waiting or proposed.
+/// A part that changes something, waiting or proposed.
 #[derive(Debug)]
-pub(super) struct IncrementPart {
+pub(super) struct WaitingPart {
     pub(super) ticket: Ticket,
-    pub(super) count: u32,
     pub(super) want_values: bool,
-    /// Emptied once it is part of an entry.
+    /// In the log's encoding. Emptied once it is part of an entry.
     pub(super) encoded: Vec<u8>,
-}
-
-impl IncrementPart {
-    /// Bytes that the part adds to an entry, at most.
-    pub(super) fn entry_bytes(&self) -> usize {
-        self.encoded.len() + 5
-    }
 }
 
 #[derive(Debug)]
 struct Proposal {
-    index: crate::ids::Index,
+    index: Index,
     bytes: usize,
-    parts: Vec<IncrementPart>,
-}
-
-/// Why an entry could not be applied: the log holds what this version cannot read, or contradicts the configuration.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ApplyError {
-    #[error(transparent)]
-    Command(#[from] CommandError),
-    #[error("the entry does not belong to this kind of shard")]
-    WrongShard,
-    #[error("{0}")]
-    Map(&'static str),
+    parts: Vec<WaitingPart>,
 }
 
 pub(super) struct Replica {
@@ -69,77 +43,18 @@ pub(super) struct Replica {
     pub(super) machine: Machine,
     first_hash: KeyHash,
     last_hash: KeyHash,
-    waiting: VecDeque<IncrementPart>,
+    waiting: VecDeque<WaitingPart>,
     proposed: VecDeque<Proposal>,
     /// Bytes of waiting and proposed parts.
     uncommitted_bytes: usize,
     /// Memory of the machine that the store's total holds.
     accounted_bytes: u64,
+    /// The mark that this replica has proposed as a leader, and the term it did so in.
+    proposed_mark: (Term, SessionId),
+    /// Until when, and in which term, this leader of the meta shard has measured log time.
+    measured: (Term, Micros),
     /// Reused by `apply`.
-    outcomes: Vec<Outcome>,
-}
-
-impl Machine {
-    pub(super) fn new(shard: ShardId, first: KeyHash, last: KeyHash, map: &ClusterMap) -> Machine {
-        if shard == ShardId::META {
-            Machine::Meta(None)
-        } else {
-            let candidates = counters::candidates_for(map.shards.len());
-            Machine::Counters(Box::new(Counters::new(Setup::new(first..=last, map.routing_seed, candidates))))
-        }
-    }
-
-    /// Applies one committed entry. Outcomes, one for each increment, replace those in `outcomes`.
-    pub(super) fn apply(
-        &mut self,
-        routing_seed: u64,
-        entry: &Entry,
-        outcomes: &mut Vec<Outcome>,
-    ) -> Result<(), ApplyError> {
-        outcomes.clear();
-        match (command::decode(&entry.payload)?, self) {
-            (Command::NoOp, _) => Ok(()),
-            (Command::Batch(batch), Machine::Counters(counters)) => {
-                apply_batch(counters, routing_seed, batch, outcomes)
-            }
-            (Command::Map(encoded), Machine::Meta(map)) => {
-                *map = Some(ClusterMap::decode(encoded).map_err(ApplyError::Map)?);
-                Ok(())
-            }
-            (Command::Batch(_) | Command::Map(_), _) => Err(ApplyError::WrongShard),
-        }
-    }
-
-    /// Bytes of memory in use, by the machine's own account.
-    pub(super) fn memory_bytes(&self) -> u64 {
-        match self {
-            Machine::Counters(counters) => counters.memory_bytes(),
-            Machine::Meta(_) => 0,
-        }
-    }
-}
-
-fn apply_batch(
-    counters: &mut Counters,
-    routing_seed: u64,
-    mut batch: Batch<'_>,
-    outcomes: &mut Vec<Outcome>,
-) -> Result<(), ApplyError> {
-    const EMPTY: Increment<'_> = Increment { hash: KeyHash(0), key: &[], delta: 0 };
-    let mut chunk = [EMPTY; APPLY_CHUNK_KEYS];
-    let mut filled = 0;
-    while let Some(count) = batch.next_part()? {
-        for _ in 0..count {
-            chunk[filled] = batch.next_increment(routing_seed)?;
-            filled += 1;
-            if filled == APPLY_CHUNK_KEYS {
-                counters.apply_batch(&chunk, outcomes);
-                filled = 0;
-            }
-        }
-    }
-    counters.apply_batch(&chunk[..filled], outcomes);
-    Ok(())
+    applied: Applied,
 }
 
 impl Replica {
@@ -154,7 +69,9 @@ impl Replica {
             proposed: VecDeque::new(),
             uncommitted_bytes: 0,
             accounted_bytes: 0,
-            outcomes: Vec::new(),
+            proposed_mark: (Term(0), SessionId::NONE),
+            measured: (Term(0), Micros(0)),
+            applied: Applied::default(),
         }
     }
 
@@ -169,26 +86,40 @@ impl Replica {
         self.waiting.is_empty() && self.proposed.is_empty()
     }
 
-    /// Queues increments, or says why not.
-    pub(super) fn queue(&mut self, part: IncrementPart) -> Result<(), (Ticket, ErrorCode)> {
+    /// Queues a part, or says why not.
+    pub(super) fn queue(&mut self, part: WaitingPart) -> Result<(), ErrorCode> {
         if !self.group.is_leader() {
-            return Err((part.ticket, ErrorCode::Unavailable));
+            return Err(ErrorCode::Unavailable);
         }
         if self.uncommitted_bytes + part.encoded.len() > SHARD_UNCOMMITTED_BYTES_MAX {
-            return Err((part.ticket, ErrorCode::Overloaded));
+            return Err(ErrorCode::Overloaded);
         }
         self.uncommitted_bytes += part.encoded.len();
         self.waiting.push_back(part);
         Ok(())
     }
 
-    /// Whether increments wait to be proposed.
+    /// Whether the shard has room to remember a request's outcome.
+    pub(super) fn has_room_for(&self, stamp: &Stamp) -> bool {
+        matches!(&self.machine, Machine::Counters(shard) if shard.windows.has_room(stamp))
+    }
+
+    /// Whether the meta shard has room for one more session, of this name if it is not empty.
+    pub(super) fn has_room_to_open(&self, name: &[u8]) -> bool {
+        let Machine::Meta(meta) = &self.machine else { return false };
+        let under_way = self.waiting.len() + self.proposed.iter().map(|proposal| proposal.parts.len()).sum::<usize>();
+        let names_free =
+            name.is_empty() || meta.registry.knows(name) || meta.registry.names() + under_way < SESSION_NAMES_MAX;
+        names_free && meta.registry.len() + under_way < SESSIONS_MAX
+    }
+
+    /// Whether parts wait to be proposed.
     pub(super) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Encoded bytes of the part that waits longest.
-    pub(super) fn next_waiting(&self) -> Option<&IncrementPart> {
+    /// The part that waits longest.
+    pub(super) fn next_waiting(&self) -> Option<&WaitingPart> {
         self.waiting.front()
     }
 
@@ -200,16 +131,14 @@ impl Replica {
     }
 
     /// Proposes one entry of the parts that have waited longest: as many as fit in `bytes_target`, but at least one.
-    pub(super) fn propose_waiting(&mut self, bytes_target: usize, effects: &mut Effects) {
+    pub(super) fn propose_waiting(&mut self, now: Micros, bytes_target: usize, effects: &mut Effects) {
         let mut parts = Vec::new();
         let mut bytes = 0;
-        let mut payload = Vec::new();
-        command::begin_batch(&mut payload);
+        let mut payload = self.begin_entry(now);
         while let Some(mut part) =
-            self.waiting.pop_front_if(|part| parts.is_empty() || payload.len() + part.entry_bytes() <= bytes_target)
+            self.waiting.pop_front_if(|part| parts.is_empty() || payload.len() + part.encoded.len() <= bytes_target)
         {
-            payload.reserve(part.entry_bytes());
-            command::push_part(&mut payload, part.count, &part.encoded);
+            payload.extend_from_slice(&part.encoded);
             bytes += part.encoded.len();
             part.encoded = Vec::new();
             parts.push(part);
@@ -219,6 +148,70 @@ impl Replica {
         self.proposed.push_back(Proposal { index, bytes, parts });
     }
 
+    fn begin_entry(&mut self, now: Micros) -> Vec<u8> {
+        let mut payload = Vec::new();
+        match &self.machine {
+            Machine::Counters(shard) => command::begin_batch(&mut payload, shard.epoch),
+            Machine::Meta(_) => {
+                let elapsed = self.elapsed(now);
+                self.measured = (self.group.term(), now);
+                command::begin_meta(&mut payload, elapsed);
+            }
+        }
+        payload
+    }
+
+    /// What this leader has measured since its last entry; nothing before its first.
+    fn elapsed(&self, now: Micros) -> u64 {
+        let (term, at) = self.measured;
+        if term == self.group.term() { now.0.saturating_sub(at.0) } else { 0 }
+    }
+
+    /// As the leader of the meta shard: proposes to expire the sessions that have reached an age, or to advance log time when
+    /// it is due. Returns when to look again.
+    pub(super) fn keep_log_time(&mut self, now: Micros, age_micros: u64, effects: &mut Effects) -> Option<Micros> {
+        let Machine::Meta(meta) = &self.machine else { return None };
+        // Before it has applied an entry of its own term, a leader may not have applied all that it inherited.
+        if self.group.read_index().is_none() || meta.registry.is_empty() {
+            return None;
+        }
+        if self.measured.0 != self.group.term() {
+            self.measured = (self.group.term(), now);
+        }
+        let (elapsed, next) = (self.elapsed(now), meta.registry.next_due(age_micros)?);
+        if elapsed < next {
+            return Some(self.measured.1.plus(next));
+        }
+        let due = meta.registry.due(elapsed, age_micros).filter(|&mark| self.may_propose(mark));
+        if due.is_some() || elapsed >= LOG_TIME_STEP_MICROS_MAX {
+            let mut payload = self.begin_entry(now);
+            if let Some(mark) = due {
+                payload.extend(command::expire_part(mark));
+                self.proposed_mark = (self.group.term(), mark);
+            }
+            self.group.propose(payload, effects);
+        }
+        // What has been proposed changes the registry when it is applied, and then this is asked again.
+        None
+    }
+
+    /// As a leader: brings a mark of the meta shard into this shard's log, unless it is there already.
+    pub(super) fn propose_mark(&mut self, mark: SessionId, effects: &mut Effects) {
+        let Machine::Counters(shard) = &mut self.machine else { return };
+        if mutant!("mark-not-logged") {
+            return shard.windows.expire(mark);
+        }
+        let due = self.group.is_leader() && shard.windows.mark() < mark;
+        if due && self.may_propose(mark) {
+            self.proposed_mark = (self.group.term(), mark);
+            self.group.propose(command::expire(mark), effects);
+        }
+    }
+
+    fn may_propose(&self, mark: SessionId) -> bool {
+        self.proposed_mark.0 != self.group.term() || self.proposed_mark.1 < mark
+    }
+
     /// Applies what has been committed, and answers the parts it held.
     pub(super) fn apply_committed(
         &mut self,
@@ -226,64 +219,83 @@ impl Replica {
         replies: &mut Vec<PartReply>,
     ) -> Result<(), ApplyError> {
         while let Some(entry) = self.group.next_committed() {
-            self.machine.apply(routing_seed, &entry, &mut self.outcomes)?;
+            self.machine.apply(routing_seed, &entry, &mut self.applied)?;
             let Some(proposal) = self.proposed.pop_front_if(|proposal| proposal.index == entry.index) else { continue };
             self.uncommitted_bytes -= proposal.bytes;
-            let mut first = 0;
-            for part in proposal.parts {
-                let outcomes = &self.outcomes[first..first + part.count as usize];
-                let body = PartAnswer::Incremented {
-                    index: entry.index,
-                    first_position: first as u32,
-                    overflowed: overflowed(outcomes),
-                    values: if part.want_values { values(outcomes) } else { Vec::new() },
-                };
+            debug_assert_eq!(proposal.parts.len(), self.applied.settled.len(), "every part of an entry is settled");
+            for (part, settled) in proposal.parts.into_iter().zip(self.applied.settled.drain(..)) {
+                let body = answer(entry.index, part.want_values, settled, &self.applied.outcomes);
                 replies.push(PartReply { ticket: part.ticket, shard: self.shard, body });
-                first += part.count as usize;
             }
         }
         Ok(())
     }
 
-    /// Answers a read from what has been applied; linearizable, or refused.
-    pub(super) fn read(&mut self, routing_seed: u64, request: &PartRequest) -> PartAnswer {
-        use super::part::PartBody;
+    /// Reads counts from what has been applied; linearizable, or refused.
+    pub(super) fn get(&self, routing_seed: u64, keys: &PackedKeys) -> PartAnswer {
         let refused = |code| PartAnswer::Refused { code };
         let Some(index) = self.group.read_index() else { return refused(ErrorCode::Unavailable) };
-        let Machine::Counters(counters) = &mut self.machine else { return refused(ErrorCode::WrongShard) };
-        match &request.body {
-            PartBody::Get { keys } => {
-                let hashed: Vec<_> = keys.iter().map(|key| (KeyHash::of(routing_seed, key), key)).collect();
-                // Ownership is decided here, at the moment of reading, whatever the asker's map said.
-                let owned = self.first_hash..=self.last_hash;
-                if !hashed.iter().all(|(hash, _)| owned.contains(hash)) {
-                    return refused(ErrorCode::WrongShard);
-                }
-                let mut counts = Vec::with_capacity(keys.len());
-                counters.counts(&hashed, &mut counts);
-                PartAnswer::Counts { index, counts }
+        let Machine::Counters(shard) = &self.machine else { return refused(ErrorCode::WrongShard) };
+        let hashed: Vec<_> = keys.iter().map(|key| (KeyHash::of(routing_seed, key), key)).collect();
+        // Ownership is decided here, at the moment of reading, whatever the asker's map said.
+        let owned = self.first_hash..=self.last_hash;
+        if !hashed.iter().all(|(hash, _)| owned.contains(hash)) {
+            return refused(ErrorCode::WrongShard);
+        }
+        let mut counts = Vec::with_capacity(keys.len());
+        shard.counters.counts(&hashed, &mut counts);
+        PartAnswer::Counts { index, counts }
+    }
+
+    /// Reads the highest counts from what has been applied; linearizable, or refused.
+    pub(super) fn top(&mut self, k: u32) -> PartAnswer {
+        let refused = |code| PartAnswer::Refused { code };
+        let Some(index) = self.group.read_index() else { return refused(ErrorCode::Unavailable) };
+        let Machine::Counters(shard) = &mut self.machine else { return refused(ErrorCode::WrongShard) };
+        let top = shard.counters.top(k as usize);
+        PartAnswer::Top { index, keys: top.keys, counts: top.counts, exhausted: top.exhausted }
+    }
+
+    /// Whether applying a part takes no memory: its keys exist, and its session is known. A part that cannot be read takes some.
+    pub(super) fn all_exist(&self, routing_seed: u64, part: &WaitingPart) -> bool {
+        let Machine::Counters(shard) = &self.machine else { return true };
+        let mut entry = Vec::with_capacity(part.encoded.len() + 16);
+        command::begin_batch(&mut entry, shard.epoch);
+        entry.extend_from_slice(&part.encoded);
+        let Ok(Command::Batch(mut batch)) = command::decode(&entry) else { return false };
+        match batch.next_part() {
+            Ok(Some(Part::Increments { count, stamped })) => {
+                stamped.is_none_or(|stamped| shard.windows.knows(stamped.stamp.session))
+                    && (0..count).all(|_| {
+                        let increment = batch.next_increment(routing_seed);
+                        increment.is_ok_and(|one| shard.counters.count(one.hash, one.key).is_some())
+                    })
             }
-            PartBody::TopK { k } => {
-                let top = counters.top(*k as usize);
-                PartAnswer::Top { index, keys: top.keys, counts: top.counts, exhausted: top.exhausted }
+            Ok(Some(Part::Attach { session, .. } | Part::Resolve(Stamp { session, .. }))) => {
+                shard.windows.knows(session)
             }
-            PartBody::Increment { .. } | PartBody::Status => refused(ErrorCode::Unsupported),
+            _ => false,
         }
     }
 
-    /// Whether every key of an encoded part exists, so that applying it takes no memory. A part that cannot be read has no keys.
-    pub(super) fn all_exist(&self, routing_seed: u64, part: &IncrementPart) -> bool {
-        let Machine::Counters(counters) = &self.machine else { return false };
-        let mut entry = Vec::with_capacity(part.encoded.len() + 8);
-        command::begin_batch(&mut entry);
-        command::push_part(&mut entry, part.count, &part.encoded);
-        let Ok(Command::Batch(mut batch)) = command::decode(&entry) else { return false };
-        matches!(batch.next_part(), Ok(Some(count)) if (0..count).all(|_| {
-            batch.next_increment(routing_seed).is_ok_and(|one| counters.count(one.hash, one.key).is_some())
-        }))
+    /// The mark of this shard, or of the meta shard.
+    pub(super) fn mark(&self) -> SessionId {
+        match &self.machine {
+            Machine::Counters(shard) => shard.windows.mark(),
+            Machine::Meta(meta) => meta.registry.mark(),
+        }
+    }
+
+    /// The map in the meta shard's log is another one.
+    pub(super) fn contradicts(&self, map: &ClusterMap) -> bool {
+        self.machine.contradicts(map)
     }
 
     pub(super) fn status(&self) -> ShardStatus {
+        let (keys, sessions) = match &self.machine {
+            Machine::Counters(shard) => (shard.counters.len(), shard.windows.len()),
+            Machine::Meta(meta) => (0, meta.registry.len()),
+        };
         ShardStatus {
             shard: self.shard,
             role: self.group.role_name().to_string(),
@@ -293,24 +305,32 @@ impl Replica {
             applied_index: self.group.applied(),
             range_start: self.first_hash,
             range_end: self.last_hash,
-            keys: match &self.machine {
-                Machine::Counters(counters) => counters.len(),
-                Machine::Meta(_) => 0,
-            },
+            keys,
             memory_bytes: self.machine.memory_bytes(),
+            sessions: sessions as u64,
+            session_mark: self.mark(),
         }
     }
 }
 
-fn overflowed(outcomes: &[Outcome]) -> Vec<u32> {
-    let refused = outcomes.iter().enumerate().filter(|(_, outcome)| **outcome == Outcome::Overflow);
-    refused.map(|(place, _)| place as u32).collect()
-}
-
-fn values(outcomes: &[Outcome]) -> Vec<i64> {
-    let value = |outcome: &Outcome| match *outcome {
-        Outcome::Applied(value) => value,
-        Outcome::Overflow => 0,
-    };
-    outcomes.iter().map(value).collect()
+/// The answer to a part of the entry at `index`.
+fn answer(index: Index, want_values: bool, settled: Settled, all: &[super::counters::Outcome]) -> PartAnswer {
+    match settled {
+        Settled::Applied { outcomes, first_position } => {
+            let outcomes = &all[outcomes];
+            PartAnswer::Incremented {
+                index,
+                first_position,
+                overflowed: overflowed(outcomes),
+                values: if want_values { values(outcomes) } else { Vec::new() },
+            }
+        }
+        Settled::Repeated { index, first_position, overflowed, values } => {
+            PartAnswer::Incremented { index, first_position, overflowed, values }
+        }
+        Settled::Refused(code) => PartAnswer::Refused { code },
+        Settled::Attached { floor } => PartAnswer::Attached { index, floor },
+        Settled::Resolved(fate) => PartAnswer::Resolved(fate),
+        Settled::Registered(registered) => PartAnswer::Registered(registered),
+    }
 }

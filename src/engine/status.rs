@@ -1,7 +1,7 @@
 //! What a store reports about itself when a client asks for the status. Plain owned values: a report crosses threads
 //! on its way to the gateway that answers.
 
-use crate::ids::{Index, KeyHash, ShardId, StoreId, Term};
+use crate::ids::{Index, KeyHash, SessionId, ShardId, StoreId, Term};
 
 /// The state of one store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,6 +53,10 @@ pub struct ShardStatus {
     pub range_end: KeyHash,
     /// Keys that exist.
     pub keys: u64,
-    /// Bytes of memory that its counters use.
+    /// Bytes of memory that its counters and sessions use.
     pub memory_bytes: u64,
+    /// Sessions that it keeps outcomes or a floor of.
+    pub sessions: u64,
+    /// Sessions up to this one have expired here.
+    pub session_mark: SessionId,
 }

@@ -14,19 +14,21 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::cluster::ClusterMap;
+use super::cluster::{ClusterMap, META_STORE};
 use super::command;
+use super::counters::Secret;
 use super::input::{DiskDone, Input};
+use super::machine::{Effects as Applied, Machine};
 use super::output::Output;
-use super::part::{PartAnswer, PartBody, PartReply, PartRequest};
+use super::part::{PartAnswer, PartBody, PartReply, PartRequest, Ticket};
 use super::raft::{Effects, Entry, Envelope, Group};
-use super::replica::{IncrementPart, Machine, Replica};
+use super::replica::{Replica, WaitingPart};
 use super::status::StoreStatus;
 use super::wal::record::RECORD_HEADER_BYTES;
 use super::wal::{GroupState, Record, Recovered, RecoveryError, SegmentDir, Wal, WalConfig, WalIdentity, recover};
 use crate::error::ErrorCode;
-use crate::ids::{ClusterId, Index, KeyHash, Lsn, Micros, NodeId, ReplicaId, ShardId, StoreId};
-use crate::limits::ENTRY_BYTES_TARGET;
+use crate::ids::{ClusterId, Index, KeyHash, Lsn, Micros, NodeId, ReplicaId, SessionId, ShardId, StoreId};
+use crate::limits::{ENTRY_BYTES_TARGET, TURN_TOP_KEYS_MAX};
 
 /// What a store is told about itself.
 #[derive(Clone, Debug)]
@@ -41,8 +43,12 @@ pub struct StoreConfig {
     pub map: Arc<ClusterMap>,
     /// Sizes of the log.
     pub wal: WalConfig,
-    /// Bytes of memory for the counters of this store.
+    /// Bytes of memory for the counters and sessions of this store.
     pub memory_bytes_max: u64,
+    /// Random bits of this process that nobody outside it knows: what keys whose hashes were chosen to be alike are told apart by.
+    pub secret: Secret,
+    /// Age at which sessions expire. Counts where the meta shard is led.
+    pub session_age_micros: u64,
 }
 
 /// Why a store refuses to open.
@@ -72,12 +78,25 @@ pub struct Store {
     gated: VecDeque<(Lsn, Envelope)>,
     /// Places of replicas that have parts to propose, each once.
     proposing: VecDeque<usize>,
+    /// TopK reads that wait for their turn, in the order they came. There are never more than gateways admit.
+    tops: VecDeque<TopRead>,
     memory_bytes: u64,
+    /// Sessions up to it have expired, by the word of the meta shard.
+    session_mark: SessionId,
+    /// When the meta shard's leader has to look at the age of sessions again.
+    log_time_deadline: Option<Micros>,
     draining: bool,
     now: Micros,
     output: Output,
     effects: Effects,
     latch_told: bool,
+}
+
+/// A TopK read of one shard, by the place of its replica.
+struct TopRead {
+    place: usize,
+    ticket: Ticket,
+    k: u32,
 }
 
 /// A replica while its log is being read.
@@ -106,14 +125,14 @@ impl Store {
         let mut recovering = own_shards(&config);
         let mut strange = None;
         let seed = config.map.routing_seed;
-        let mut outcomes = Vec::new();
+        let mut applied = Applied::default();
         let mut visit = |record: Record| {
             let (Record::HardState { shard, .. } | Record::Entry { shard, .. }) = record;
             let Some(replica) = recovering.get_mut(&shard) else {
                 strange = Some(shard);
                 return Err("a shard that does not live here".to_string());
             };
-            replica.take(seed, record, &mut outcomes)
+            replica.take(seed, record, &mut applied)
         };
         let recovered = match recover(dir, identity, config.wal, opened_before, &mut visit) {
             Ok(recovered) => recovered,
@@ -124,7 +143,7 @@ impl Store {
         }
         let mut replicas = Vec::with_capacity(recovering.len());
         for (shard, replica) in recovering {
-            if matches!(&replica.machine, Machine::Meta(Some(map)) if *map != *config.map) {
+            if replica.machine.contradicts(&config.map) {
                 return Err(OpenError::OtherMap);
             }
             let state = recovered.groups.get(&shard).copied().unwrap_or_default();
@@ -137,6 +156,9 @@ impl Store {
             replicas,
             gated: VecDeque::new(),
             proposing: VecDeque::new(),
+            tops: VecDeque::new(),
+            session_mark: SessionId::NONE,
+            log_time_deadline: None,
             draining: false,
             now,
             output: Output::default(),
@@ -156,8 +178,10 @@ impl Store {
         self.now = self.now.max(now);
         match input {
             Input::Tick => {}
+            Input::Turn => self.read_tops(),
             Input::Part(request) => self.part(request),
             Input::Disk(done) => self.disk(done),
+            Input::SessionMark(mark) => self.heard_mark(mark),
             Input::Drain => self.draining = true,
         }
     }
@@ -166,10 +190,12 @@ impl Store {
     pub fn take_output(&mut self) -> Output {
         if self.wal.latched().is_none() {
             self.propose_waiting();
+            self.keep_log_time();
         }
         let mut output = std::mem::take(&mut self.output);
+        output.turn_wanted = !self.tops.is_empty();
         self.wal.take_ops(self.now, &mut output.disk);
-        output.deadline = self.wal.deadline();
+        output.deadline = self.wal.deadline().into_iter().chain(self.log_time_deadline).min();
         if let Some(why) = self.wal.latched()
             && !std::mem::replace(&mut self.latch_told, true)
         {
@@ -181,15 +207,14 @@ impl Store {
     /// Whether every shard here can be written and read.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let ready =
-            |replica: &Replica| replica.group.read_index().is_some() && !matches!(replica.machine, Machine::Meta(None));
+        let ready = |replica: &Replica| replica.group.read_index().is_some() && !replica.machine.lacks_map();
         self.wal.latched().is_none() && self.replicas.iter().all(ready)
     }
 
     /// Whether nothing that was accepted is unfinished.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.wal.is_quiet() && self.replicas.iter().all(Replica::is_quiet)
+        self.wal.is_quiet() && self.tops.is_empty() && self.replicas.iter().all(Replica::is_quiet)
     }
 
     /// Whether the log has a durable segment: from then on a start that finds none has lost it.
@@ -224,10 +249,10 @@ impl Store {
         }
     }
 
-    /// Order- and layout-independent digests of the counters, by shard: equal states have equal digests.
+    /// Order- and layout-independent digests of counters and sessions, by shard: equal states have equal digests.
     pub fn digests(&self) -> impl Iterator<Item = (ShardId, Index, u64)> {
         self.replicas.iter().filter_map(|replica| match &replica.machine {
-            Machine::Counters(counters) => Some((replica.shard, replica.group.applied(), counters.digest())),
+            Machine::Counters(shard) => Some((replica.shard, replica.group.applied(), shard.digest())),
             Machine::Meta(_) => None,
         })
     }
@@ -245,29 +270,90 @@ impl Store {
             return;
         };
         let replica = &mut self.replicas[place];
-        match request.body {
-            PartBody::Increment { .. } if self.draining => self.output.replies.push(refused(ErrorCode::ShuttingDown)),
-            PartBody::Increment { .. } if shard == ShardId::META => {
-                self.output.replies.push(refused(ErrorCode::WrongShard));
+        let body = match request.body {
+            PartBody::Get { keys } => replica.get(self.config.map.routing_seed, &keys),
+            // One may cost as much as a thousand increments, so they take turns with everything else.
+            PartBody::TopK { k } => return self.tops.push_back(TopRead { place, ticket, k }),
+            change => {
+                let Err(code) = self.queue(place, ticket, change) else { return };
+                PartAnswer::Refused { code }
             }
-            PartBody::Increment { count, encoded, want_values } => {
-                if RECORD_HEADER_BYTES + encoded.len() + 16 > self.wal.record_bytes_max() {
-                    self.output.replies.push(refused(ErrorCode::TooLarge));
-                    return;
-                }
-                let was_waiting = replica.has_waiting();
-                match replica.queue(IncrementPart { ticket, count, want_values, encoded }) {
-                    Ok(()) if was_waiting => {}
-                    Ok(()) => self.proposing.push_back(place),
-                    Err((_, code)) => self.output.replies.push(refused(code)),
-                }
-            }
-            PartBody::Get { .. } | PartBody::TopK { .. } | PartBody::Status => {
-                let body = replica.read(self.config.map.routing_seed, &request);
-                self.memory_bytes = replica.account(self.memory_bytes);
-                self.output.replies.push(PartReply { ticket, shard, body });
+        };
+        self.output.replies.push(PartReply { ticket, shard, body });
+    }
+
+    /// Reads as many of the waiting tops as a turn may, but at least one.
+    fn read_tops(&mut self) {
+        let mut keys_left = TURN_TOP_KEYS_MAX;
+        while let Some(TopRead { place, ticket, k }) = self.tops.pop_front() {
+            let replica = &mut self.replicas[place];
+            let body = replica.top(k);
+            let shard = replica.shard;
+            self.memory_bytes = replica.account(self.memory_bytes);
+            self.output.replies.push(PartReply { ticket, shard, body });
+            keys_left = keys_left.saturating_sub(k as usize);
+            if keys_left == 0 {
+                return;
             }
         }
+    }
+
+    /// Queues a part that changes something, or says why not.
+    fn queue(&mut self, place: usize, ticket: Ticket, change: PartBody) -> Result<(), ErrorCode> {
+        if self.draining {
+            return Err(ErrorCode::ShuttingDown);
+        }
+        let replica = &mut self.replicas[place];
+        let for_meta = matches!(change, PartBody::OpenSession { .. } | PartBody::CloseSession { .. });
+        if for_meta != (replica.shard == ShardId::META) {
+            return Err(ErrorCode::WrongShard);
+        }
+        let (encoded, want_values) = match change {
+            PartBody::Increment { stamp: Some(stamp), .. } | PartBody::Resolve(stamp)
+                if !replica.has_room_for(&stamp) =>
+            {
+                return Err(ErrorCode::Overloaded);
+            }
+            PartBody::OpenSession { name } if !replica.has_room_to_open(&name) => return Err(ErrorCode::Overloaded),
+            PartBody::Increment { encoded, want_values, .. } => (encoded, want_values),
+            PartBody::Attach { session, epoch } => (command::attach_part(session, epoch), false),
+            PartBody::Resolve(stamp) => (command::resolve_part(&stamp), false),
+            PartBody::OpenSession { name } => (command::open_part(&name), false),
+            PartBody::CloseSession { session, epoch, progress } => {
+                (command::close_part(session, epoch, progress), false)
+            }
+            PartBody::Get { .. } | PartBody::TopK { .. } | PartBody::Status => return Err(ErrorCode::Unsupported),
+        };
+        if RECORD_HEADER_BYTES + encoded.len() + ENTRY_OVERHEAD_BYTES > self.wal.record_bytes_max() {
+            return Err(ErrorCode::TooLarge);
+        }
+        let was_waiting = replica.has_waiting();
+        replica.queue(WaitingPart { ticket, want_values, encoded })?;
+        if !was_waiting {
+            self.proposing.push_back(place);
+        }
+        Ok(())
+    }
+
+    /// The meta shard's mark goes into the log of every shard that is led here.
+    fn heard_mark(&mut self, mark: SessionId) {
+        if mark <= self.session_mark || self.wal.latched().is_some() {
+            return;
+        }
+        self.session_mark = mark;
+        for place in 0..self.replicas.len() {
+            self.replicas[place].propose_mark(mark, &mut self.effects);
+            self.absorb_effects();
+        }
+    }
+
+    /// Lets sessions age, if the meta shard is led here.
+    fn keep_log_time(&mut self) {
+        // The meta shard has the lowest number, so it stands first.
+        let Some(meta) = self.replicas.first_mut().filter(|replica| replica.shard == ShardId::META) else { return };
+        let age = self.config.session_age_micros;
+        self.log_time_deadline = meta.keep_log_time(self.now, age, &mut self.effects);
+        self.absorb_effects();
     }
 
     fn disk(&mut self, done: DiskDone) {
@@ -304,12 +390,15 @@ impl Store {
             self.wal.latch(format!("entry {index} of shard {} cannot be applied: {error}", replica.shard));
             return;
         }
-        if matches!(&replica.machine, Machine::Meta(Some(map)) if *map != *self.config.map) {
+        if replica.contradicts(&self.config.map) {
             return self.wal.latch(OpenError::OtherMap.to_string());
         }
+        if replica.shard == ShardId::META && replica.mark() > self.session_mark {
+            self.output.session_mark = Some(replica.mark());
+        }
+        replica.propose_mark(self.session_mark, &mut self.effects);
         // The first leader of the meta shard writes down the map the node was formatted with.
-        if matches!(replica.machine, Machine::Meta(None))
-            && replica.group.read_index().is_some_and(|index| index == replica.group.last())
+        if replica.machine.lacks_map() && replica.group.read_index().is_some_and(|index| index == replica.group.last())
         {
             let map = command::map(&self.config.map.encode());
             replica.group.propose(map, &mut self.effects);
@@ -332,7 +421,7 @@ impl Store {
         while let Some(place) = self.proposing.pop_front() {
             let replica = &mut self.replicas[place];
             let Some(part) = replica.next_waiting() else { continue };
-            let bytes = target.max(part.entry_bytes()) + RECORD_HEADER_BYTES + 16;
+            let bytes = target.max(part.encoded.len()) + RECORD_HEADER_BYTES + ENTRY_OVERHEAD_BYTES;
             let memory_full = self.memory_bytes >= self.config.memory_bytes_max;
             let refusal = if !self.wal.accepts(bytes) {
                 if !self.wal.is_disk_full() {
@@ -348,7 +437,7 @@ impl Store {
             match refusal {
                 Some(code) => self.output.replies.extend(replica.refuse_waiting(code)),
                 // With the memory full, each part is looked at by itself.
-                None => replica.propose_waiting(if memory_full { 0 } else { target }, &mut self.effects),
+                None => replica.propose_waiting(self.now, if memory_full { 0 } else { target }, &mut self.effects),
             }
             if self.replicas[place].has_waiting() {
                 self.proposing.push_back(place);
@@ -359,6 +448,9 @@ impl Store {
     }
 }
 
+/// Bytes of an entry beside its parts, at most.
+const ENTRY_OVERHEAD_BYTES: usize = 16;
+
 /// The one replica that a node has of each of its shards. Replica ids will be minted by configuration entries once there are some.
 fn own_replica(node: NodeId) -> ReplicaId {
     ReplicaId(node.0)
@@ -367,10 +459,10 @@ fn own_replica(node: NodeId) -> ReplicaId {
 fn own_shards(config: &StoreConfig) -> BTreeMap<ShardId, Recovering> {
     let mut shards = BTreeMap::new();
     let mut add = |shard, first, last| {
-        let machine = Machine::new(shard, first, last, &config.map);
+        let machine = Machine::new(shard, first, last, &config.map, config.secret);
         shards.insert(shard, Recovering { machine, first, last, entries: VecDeque::new(), commit: Index(0) });
     };
-    if config.store == StoreId(0) {
+    if config.store == META_STORE {
         add(ShardId::META, KeyHash(0), KeyHash(0));
     }
     for (place, range) in config.map.shards.iter().enumerate() {
@@ -385,12 +477,7 @@ fn own_shards(config: &StoreConfig) -> BTreeMap<ShardId, Recovering> {
 impl Recovering {
     /// Takes a record. Entries are applied as soon as a later record says that they are committed, so that a long log never has to
     /// fit in memory; the rest waits for the next leader, as after any restart.
-    fn take(
-        &mut self,
-        routing_seed: u64,
-        record: Record,
-        outcomes: &mut Vec<super::counters::Outcome>,
-    ) -> Result<(), String> {
+    fn take(&mut self, routing_seed: u64, record: Record, applied: &mut Applied) -> Result<(), String> {
         let known = match record {
             Record::HardState { commit, .. } => commit,
             Record::Entry { term, index, commit, payload, .. } => {
@@ -400,8 +487,8 @@ impl Recovering {
         };
         self.commit = self.commit.max(known);
         while let Some(entry) = self.entries.pop_front_if(|entry| entry.index <= self.commit) {
-            let applied = self.machine.apply(routing_seed, &entry, outcomes);
-            applied.map_err(|error| format!("entry {} cannot be applied: {error}", entry.index))?;
+            let outcome = self.machine.apply(routing_seed, &entry, applied);
+            outcome.map_err(|error| format!("entry {} cannot be applied: {error}", entry.index))?;
         }
         Ok(())
     }

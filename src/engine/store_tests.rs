@@ -1,18 +1,29 @@
 //! Tests of a store by itself: what it answers, when, and what it refuses.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::cluster::ClusterMap;
-use super::command;
+use super::command::{self, Original};
+use super::counters::Secret;
 use super::input::{DiskDone, Input};
 use super::part::{PackedKeys, PartAnswer, PartBody, PartReply, PartRequest, Ticket};
+use super::prng::mix;
+use super::sessions::Stamp;
+use super::sessions::registry::Registered;
+use super::sessions::window::Fate;
 use super::store::{OpenError, Store, StoreConfig};
 use super::wal::memory_dir::MemoryDir;
 use super::wal::{DiskOp, WalConfig};
 use crate::error::ErrorCode;
-use crate::ids::{ClusterId, Index, Micros, NodeId, ShardId, StoreId};
+use crate::ids::{
+    ClusterId, Index, KeyHash, Micros, NodeId, Sequence, SessionEpoch, SessionId, ShardEpoch, ShardId, StoreId, Term,
+};
+use crate::limits::TURN_TOP_KEYS_MAX;
 
 const NOW: Micros = Micros(0);
+/// Age at which sessions expire here.
+const AGE: u64 = 1_000_000;
 const SHARD: ShardId = ShardId(1);
 
 fn config() -> StoreConfig {
@@ -23,6 +34,8 @@ fn config() -> StoreConfig {
         map: Arc::new(ClusterMap::even(9, NodeId(1), 1, 1)),
         wal: WalConfig { segment_bytes: 64 << 10, write_bytes_max: 8 << 10 },
         memory_bytes_max: u64::MAX,
+        secret: Secret::default(),
+        session_age_micros: AGE,
     }
 }
 
@@ -30,14 +43,18 @@ struct Subject {
     dir: MemoryDir,
     store: Store,
     next: u32,
+    now: Micros,
 }
 
 impl Subject {
     fn open(dir: MemoryDir, config: StoreConfig) -> Subject {
-        let mut dir = dir;
+        Subject::open_at(NOW, dir, config)
+    }
+
+    fn open_at(now: Micros, mut dir: MemoryDir, config: StoreConfig) -> Subject {
         let opened_before = !dir.files.is_empty();
-        let (store, _) = Store::open(config, &mut dir, opened_before, NOW).expect("the log can be trusted");
-        let mut subject = Subject { dir, store, next: 0 };
+        let (store, _) = Store::open(config, &mut dir, opened_before, now).expect("the log can be trusted");
+        let mut subject = Subject { dir, store, next: 0, now };
         subject.settle();
         assert!(subject.store.is_ready());
         subject
@@ -46,14 +63,62 @@ impl Subject {
     fn ask(&mut self, body: PartBody) -> u32 {
         self.next += 1;
         let ticket = Ticket { origin: StoreId(0), slot: self.next, generation: 0, part: 0 };
-        self.store.step(NOW, Input::Part(PartRequest { ticket, shard: SHARD, body }));
+        self.store.step(self.now, Input::Part(PartRequest { ticket, shard: SHARD, body }));
         self.next
     }
 
     fn increment(&mut self, items: &[(&str, i64)]) -> u32 {
-        let mut encoded = Vec::new();
-        items.iter().for_each(|&(key, delta)| command::push_increment(&mut encoded, key.as_bytes(), delta));
-        self.ask(PartBody::Increment { count: items.len() as u32, encoded, want_values: true })
+        self.ask(increments(items, None))
+    }
+
+    /// Sends a request of a session, whose content is its digest.
+    fn stamped(&mut self, stamp: Stamp, items: &[(&str, i64)]) -> PartAnswer {
+        self.ask(increments(items, Some(stamp)));
+        self.settle().pop().expect("an answer").body
+    }
+
+    fn refused(&mut self, stamp: Stamp, items: &[(&str, i64)]) -> ErrorCode {
+        match self.stamped(stamp, items) {
+            PartAnswer::Refused { code } => code,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn resolve(&mut self, stamp: Stamp) -> Fate {
+        self.ask(PartBody::Resolve(stamp));
+        match self.settle().pop().expect("an answer").body {
+            PartAnswer::Resolved(fate) => fate,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn meta(&mut self, body: PartBody) -> PartAnswer {
+        let ticket = Ticket { origin: StoreId(0), slot: 0, generation: 0, part: 0 };
+        self.store.step(self.now, Input::Part(PartRequest { ticket, shard: ShardId::META, body }));
+        self.settle().pop().expect("an answer").body
+    }
+
+    /// Opens a session.
+    fn session(&mut self, name: &[u8]) -> (SessionId, SessionEpoch) {
+        match self.meta(PartBody::OpenSession { name: name.to_vec() }) {
+            PartAnswer::Registered(Registered::Opened { session, epoch, .. }) => (session, epoch),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Lets time pass.
+    fn pass(&mut self, micros: u64) {
+        self.now = self.now.plus(micros);
+        self.store.step(self.now, Input::Tick);
+        self.settle();
+    }
+
+    fn restart(self) -> Subject {
+        self.restart_after(0)
+    }
+
+    fn restart_after(self, micros: u64) -> Subject {
+        Subject::open_at(self.now.plus(micros), self.dir, config())
     }
 
     fn count(&mut self, key: &str) -> Option<i64> {
@@ -69,7 +134,7 @@ impl Subject {
     fn perform(&mut self, ops: Vec<DiskOp>) {
         for op in ops {
             let (result, buffer) = self.dir.perform(op.action);
-            self.store.step(NOW, Input::Disk(DiskDone { id: op.id, result, buffer }));
+            self.store.step(self.now, Input::Disk(DiskDone { id: op.id, result, buffer }));
         }
     }
 
@@ -79,12 +144,30 @@ impl Subject {
         loop {
             let output = self.store.take_output();
             replies.extend(output.replies);
-            if output.disk.is_empty() {
+            if let Some(mark) = output.session_mark {
+                self.store.step(self.now, Input::SessionMark(mark));
+            } else if output.disk.is_empty() {
                 return replies;
             }
             self.perform(output.disk);
         }
     }
+}
+
+/// The part of a whole request.
+fn increments(items: &[(&str, i64)], stamp: Option<Stamp>) -> PartBody {
+    let count = items.len() as u32;
+    let mut encoded = Vec::new();
+    let digest =
+        items.iter().fold(0, |hash, (key, delta)| mix(hash ^ KeyHash::of(0, key.as_bytes()).0 ^ mix(*delta as u64)));
+    let original = Original { digest, want_values: true, places: None };
+    command::begin_part(&mut encoded, count, stamp.as_ref().map(|stamp| (stamp, original)));
+    items.iter().for_each(|&(key, delta)| command::push_increment(&mut encoded, key.as_bytes(), delta));
+    PartBody::Increment { count, encoded, want_values: true, stamp }
+}
+
+fn stamp((session, epoch): (SessionId, SessionEpoch), sequence: u64, low_water: u64) -> Stamp {
+    Stamp { session, epoch, sequence: Sequence(sequence), low_water: Sequence(low_water) }
 }
 
 fn refusals(replies: &[PartReply]) -> Vec<ErrorCode> {
@@ -198,7 +281,7 @@ fn another_map_or_another_shape_is_refused() {
     let other = StoreConfig { map: Arc::new(ClusterMap::even(10, NodeId(1), 1, 1)), ..config() };
     // Nothing in so short a log says yet that the map is committed: it shows when the next leader commits it.
     let (store, _) = Store::open(other, &mut subject.dir.clone(), true, NOW).expect("not known yet");
-    let mut unready = Subject { dir: subject.dir.clone(), store, next: 0 };
+    let mut unready = Subject { dir: subject.dir.clone(), store, next: 0, now: NOW };
     unready.settle();
     assert!(!unready.store.is_ready());
     let mut subject = Subject::open(subject.dir, config());
@@ -215,4 +298,174 @@ fn the_meta_shard_writes_the_map_down_once() {
     assert_eq!(applied(&subject), Index(2), "the no-op and the map");
     let subject = Subject::open(subject.dir, config());
     assert_eq!(applied(&subject), Index(3), "only another no-op");
+}
+
+/// H1, H5: a request that is sent again, also after a crash, is answered with the original result and counts once.
+#[test]
+fn a_retry_is_answered_with_the_original_result_also_after_a_restart() {
+    let mut subject = Subject::open(MemoryDir::default(), config());
+    let session = subject.session(b"");
+    let items = [("a", 5), ("b", i64::MAX), ("b", 1)];
+    let original = subject.stamped(stamp(session, 1, 0), &items);
+    assert!(matches!(&original, PartAnswer::Incremented { overflowed, values, .. }
+        if *overflowed == [2] && *values == [5, i64::MAX, 0]));
+    subject.stamped(stamp(session, 2, 0), &[("a", 10)]);
+    assert_eq!(subject.stamped(stamp(session, 1, 0), &items), original);
+    let mut subject = subject.restart();
+    assert_eq!(subject.stamped(stamp(session, 1, 0), &items), original);
+    assert_eq!((subject.count("a"), subject.count("b")), (Some(15), Some(i64::MAX)));
+}
+
+#[test]
+fn copies_in_one_entry_count_once() {
+    let mut subject = Subject::open(MemoryDir::default(), config());
+    let session = subject.session(b"");
+    for _ in 0..3 {
+        subject.ask(increments(&[("a", 1)], Some(stamp(session, 1, 0))));
+    }
+    subject.ask(PartBody::Resolve(stamp(session, 1, 0)));
+    subject.ask(increments(&[("a", 1)], Some(stamp(session, 2, 1))));
+    let answers: Vec<PartAnswer> = subject.settle().into_iter().map(|reply| reply.body).collect();
+    // The low-water mark at the end of the entry says that the answer has come: the copies before it need none.
+    let forgotten = PartAnswer::Refused { code: ErrorCode::Forgotten };
+    assert!(matches!(&answers[0], PartAnswer::Incremented { first_position: 0, values, .. } if *values == [1]));
+    assert_eq!(answers[1..3], [forgotten.clone(), forgotten]);
+    assert_eq!(answers[3], PartAnswer::Resolved(Fate::Forgotten));
+    assert!(matches!(&answers[4], PartAnswer::Incremented { first_position: 3, values, .. } if *values == [2]));
+    assert_eq!(subject.count("a"), Some(2));
+}
+
+/// S2: what is at or under the floor is answered `Forgotten`, and never as success.
+#[test]
+fn what_the_client_has_settled_is_forgotten_and_never_counted_again() {
+    let mut subject = Subject::open(MemoryDir::default(), config());
+    let session = subject.session(b"");
+    subject.stamped(stamp(session, 1, 0), &[("a", 1)]);
+    subject.stamped(stamp(session, 2, 1), &[("a", 1)]);
+    assert_eq!(subject.refused(stamp(session, 1, 0), &[("a", 1)]), ErrorCode::Forgotten);
+    assert_eq!(subject.refused(stamp(session, 2, 0), &[("a", 7)]), ErrorCode::OtherContent);
+    let mut subject = subject.restart();
+    assert_eq!(subject.refused(stamp(session, 1, 0), &[("a", 1)]), ErrorCode::Forgotten);
+    assert_eq!(subject.count("a"), Some(2));
+}
+
+/// S1: sessions expire by age, in id order; a late copy of an expired one is refused, also in a shard that never saw it.
+#[test]
+fn sessions_expire_by_age_and_their_late_copies_are_refused() {
+    let mut subject = Subject::open(MemoryDir::default(), config());
+    let old = subject.session(b"");
+    subject.stamped(stamp(old, 1, 0), &[("a", 1)]);
+    subject.pass(AGE / 2);
+    let young = subject.session(b"");
+    subject.stamped(stamp(young, 1, 0), &[("a", 1)]);
+    subject.pass(AGE / 2);
+    assert_eq!(subject.store.status().shards.iter().map(|shard| shard.session_mark).max(), Some(old.0));
+    assert_eq!(subject.refused(stamp(old, 1, 0), &[("a", 1)]), ErrorCode::SessionExpired);
+    assert_eq!(subject.refused(stamp(old, 2, 0), &[("a", 1)]), ErrorCode::SessionExpired);
+    let mut subject = subject.restart();
+    assert_eq!(subject.refused(stamp(old, 2, 0), &[("a", 1)]), ErrorCode::SessionExpired);
+    assert!(matches!(subject.stamped(stamp(young, 1, 0), &[("a", 1)]), PartAnswer::Incremented { .. }));
+    assert_eq!(subject.count("a"), Some(2));
+}
+
+/// S1: a clock that jumps ages no session by more than a step; time without a leader ages none.
+#[test]
+fn sessions_do_not_age_while_the_node_is_down() {
+    let mut subject = Subject::open(MemoryDir::default(), config());
+    let session = subject.session(b"");
+    subject.stamped(stamp(session, 1, 0), &[("a", 1)]);
+    let mut subject = subject.restart_after(100 * AGE);
+    subject.pass(AGE - 1);
+    assert!(matches!(subject.stamped(stamp(session, 1, 0), &[("a", 1)]), PartAnswer::Incremented { .. }));
+    subject.pass(1);
+    assert_eq!(subject.refused(stamp(session, 1, 0), &[("a", 1)]), ErrorCode::SessionExpired);
+}
+
+/// S4: a number that was resolved as not applied stays so, whatever arrives later; one that was applied is not fenced.
+#[test]
+fn resolving_settles_a_number_for_good() {
+    let mut subject = Subject::open(MemoryDir::default(), config());
+    let session = subject.session(b"");
+    subject.stamped(stamp(session, 1, 0), &[("a", 1)]);
+    assert!(matches!(subject.resolve(stamp(session, 1, 0)), Fate::Applied { increments: 1, overflowed: 0, .. }));
+    assert!(matches!(subject.resolve(stamp(session, 2, 0)), Fate::Fenced(_)));
+    let mut subject = subject.restart();
+    assert_eq!(subject.refused(stamp(session, 2, 0), &[("a", 1)]), ErrorCode::Fenced);
+    assert_eq!(subject.count("a"), Some(1));
+}
+
+#[test]
+fn a_named_session_is_taken_over_with_what_its_holder_had_settled() {
+    let mut subject = Subject::open(MemoryDir::default(), config());
+    let first = subject.session(b"job");
+    subject.stamped(stamp(first, 5, 4), &[("a", 1)]);
+    let mut subject = subject.restart();
+    let second = subject.session(b"job");
+    assert_eq!((second.0, second.1), (first.0, SessionEpoch(2)));
+    subject.ask(PartBody::Attach { session: second.0, epoch: second.1 });
+    let attached = subject.settle().pop().expect("an answer").body;
+    assert!(matches!(attached, PartAnswer::Attached { floor: Sequence(4), .. }));
+    assert_eq!(subject.refused(stamp(first, 6, 4), &[("a", 1)]), ErrorCode::SessionTaken);
+    assert!(matches!(subject.stamped(stamp(second, 5, 4), &[("a", 1)]), PartAnswer::Incremented { .. }));
+    assert_eq!(subject.count("a"), Some(1));
+    let (session, epoch) = second;
+    let closed = subject.meta(PartBody::CloseSession { session, epoch, progress: Sequence(5) });
+    assert_eq!(closed, PartAnswer::Registered(Registered::Closed));
+    let opened = subject.meta(PartBody::OpenSession { name: b"job".to_vec() });
+    assert!(matches!(opened, PartAnswer::Registered(Registered::Opened { progress: Sequence(5), resumed: false, .. })));
+}
+
+/// S3: an entry of another epoch of the shard decides nothing and takes no number.
+#[test]
+fn an_entry_of_another_epoch_takes_no_number() {
+    use super::machine::{Effects, Machine, Settled};
+    use super::raft::Entry;
+    let mut machine = Machine::new(SHARD, KeyHash(0), KeyHash(u64::MAX), &config().map, Secret::default());
+    let mut effects = Effects::default();
+    let mut apply = |epoch, index| {
+        let mut payload = Vec::new();
+        command::begin_batch(&mut payload, ShardEpoch(epoch));
+        let session = (SessionId(1), SessionEpoch(1));
+        let PartBody::Increment { encoded, .. } = increments(&[("a", 1)], Some(stamp(session, 1, 0))) else {
+            return None;
+        };
+        payload.extend(encoded);
+        let entry = Entry { term: Term(1), index: Index(index), payload: Rc::new(payload) };
+        machine.apply(9, &entry, &mut effects).expect("a valid entry");
+        effects.settled.pop()
+    };
+    assert_eq!(apply(2, 1), Some(Settled::Refused(ErrorCode::WrongShard)));
+    assert_eq!(apply(1, 2), Some(Settled::Applied { outcomes: 0..1, first_position: 0 }));
+}
+
+#[test]
+fn full_memory_refuses_sessions_that_the_shard_does_not_know() {
+    let mut subject = Subject::open(MemoryDir::default(), config());
+    let (known, unknown) = (subject.session(b""), subject.session(b""));
+    subject.stamped(stamp(known, 1, 0), &[("a", 1)]);
+    let mut subject = Subject::open(subject.dir, StoreConfig { memory_bytes_max: 1, ..config() });
+    assert!(matches!(subject.stamped(stamp(known, 2, 1), &[("a", 1)]), PartAnswer::Incremented { .. }));
+    assert_eq!(subject.refused(stamp(unknown, 1, 0), &[("a", 1)]), ErrorCode::MemoryFull);
+    assert_eq!(subject.count("a"), Some(2));
+}
+
+/// A read of many keys is put off to a turn of its own, so that nobody waits behind several.
+#[test]
+fn tops_take_turns_with_everything_else() {
+    let mut subject = Subject::open(MemoryDir::default(), config());
+    subject.increment(&[("a", 5), ("b", 7)]);
+    subject.settle();
+    let k = TURN_TOP_KEYS_MAX as u32;
+    for _ in 0..3 {
+        subject.ask(PartBody::TopK { k });
+    }
+    subject.increment(&[("a", 1)]);
+    for left in (0..3).rev() {
+        subject.store.step(subject.now, Input::Turn);
+        let output = subject.store.take_output();
+        assert_eq!((output.replies.len(), output.turn_wanted), (1, left > 0));
+        assert!(matches!(&output.replies[0].body, PartAnswer::Top { counts, .. } if *counts == [7, 5]));
+        assert_eq!(output.disk.is_empty(), left < 2, "the increment does not wait for the reads");
+    }
+    assert!(!subject.store.is_quiet(), "the write is still under way");
 }

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 
-use crate::limits::{EXECUTOR_IO_BYTES, EXECUTOR_MEMLOCK_BYTES_MIN, STORE_CONNECTIONS_MAX, STORE_FILES};
+use crate::limits::{EXECUTOR_IO_BYTES, EXECUTOR_MEMLOCK_BYTES_MIN, LINGERING_CONNECTIONS_MAX, STORE_FILES};
 
 /// Why this machine or this process cannot run a server.
 #[derive(Debug, Error)]
@@ -34,14 +34,16 @@ pub enum CheckError {
     Files { allowed: u64, needed: u64, suggested: u64 },
 }
 
-/// Checks everything for a server of so many stores, and raises the limits that may be raised.
+/// Checks everything for a server of so many stores, and raises the limits that may be raised. Returns how many of the
+/// wanted connections each store can have.
 ///
 /// # Errors
 /// The first thing that is missing.
-pub fn run(stores: u16) -> Result<(), CheckError> {
+pub fn run(stores: u16, connections: usize) -> Result<usize, CheckError> {
     locked_memory(u64::from(stores))?;
-    files(u64::from(stores))?;
-    io_uring()
+    let connections = files(u64::from(stores), connections as u64)?;
+    io_uring()?;
+    Ok(connections as usize)
 }
 
 /// The executors register buffers with io_uring, which count as locked memory, and refuse to start under a minimum.
@@ -52,23 +54,27 @@ fn locked_memory(stores: u64) -> Result<(), CheckError> {
     if allowed < needed { Err(CheckError::LockedMemory { allowed, needed }) } else { Ok(()) }
 }
 
-/// Every connection is a file. Too few files for all connections is worth a warning: past them, clients have to wait.
-fn files(stores: u64) -> Result<(), CheckError> {
+/// Every connection is a file, and so is one that is refused until it has read why. Too few files for all connections is
+/// worth a warning. A store then refuses by name what the whole process has no files for, instead of leaving those clients to
+/// wait in the kernel; only when several stores are that full together, they wait.
+fn files(stores: u64, connections: u64) -> Result<u64, CheckError> {
     let needed = stores * STORE_FILES as u64;
-    let suggested = needed + stores * STORE_CONNECTIONS_MAX as u64;
+    let refused = stores * LINGERING_CONNECTIONS_MAX as u64;
+    let suggested = needed + refused + stores * connections;
     let allowed = raise(Resource::Nofile, suggested);
     if allowed < needed {
         return Err(CheckError::Files { allowed, needed, suggested });
     }
-    if allowed < suggested {
+    let possible = (allowed - needed).saturating_sub(refused).max(1);
+    if possible < stores * connections {
         tracing::warn!(
             files = allowed,
-            connections = allowed - needed,
-            wanted = suggested,
-            "the file limit allows fewer connections than the server does; raise it with ulimit -n or LimitNOFILE"
+            connections = possible,
+            wanted = stores * connections,
+            "the file limit allows fewer connections than the configuration; raise it with ulimit -n or LimitNOFILE"
         );
     }
-    Ok(())
+    Ok(possible.min(connections))
 }
 
 /// Raises a limit to `wanted` as far as it may be raised, and returns what it is then.
@@ -104,7 +110,7 @@ mod tests {
 
     #[test]
     fn this_machine_can_run_a_small_server() {
-        run(2).expect("the tests need io_uring and 512 KiB of locked memory");
+        run(2, 100).expect("the tests need io_uring and 512 KiB of locked memory");
     }
 
     #[test]

@@ -107,14 +107,17 @@ impl Driver {
         if progress.gateway_deadline.is_some_and(|deadline| deadline <= now) {
             self.gateway.tick(now);
         }
+        if self.clients.deadline().is_some_and(|deadline| deadline <= now) {
+            self.clients.end_overdue(now, &mut self.gateway);
+        }
         self.settle(now, progress);
-        self.clients.flush(&mut self.gateway);
+        self.clients.flush(now, &mut self.gateway);
         progress.heartbeat_micros = match found_something {
             true => HEARTBEAT_MICROS_MIN,
             false => (progress.heartbeat_micros * 2).min(HEARTBEAT_MICROS_MAX),
         };
         let heartbeat = now.plus(progress.heartbeat_micros);
-        let deadlines = [progress.store_deadline, progress.gateway_deadline];
+        let deadlines = [progress.store_deadline, progress.gateway_deadline, self.clients.deadline()];
         progress.alarm.set(now, deadlines.into_iter().flatten().fold(heartbeat, Micros::min));
         self.report(progress);
     }
@@ -122,7 +125,7 @@ impl Driver {
     /// Takes in what a source has.
     fn look_at(&mut self, now: Micros, source: Source, allowance: &mut Allowance, progress: &mut Progress) {
         match source {
-            Source::Accepted(stream) => self.clients.admit(stream),
+            Source::Accepted(stream) => self.clients.admit(now, stream),
             Source::Connection(id) => self.clients.visit(now, id, &mut self.gateway, allowance),
             Source::Neighbour(from) => {
                 while allowance.is_left() {
@@ -131,12 +134,13 @@ impl Driver {
                     match message {
                         Message::Request(part) => self.store.step(now, Input::Part(part)),
                         Message::Reply(reply) => self.gateway.answer(reply),
+                        Message::SessionMark(mark) => self.store.step(now, Input::SessionMark(mark)),
                     }
                 }
                 self.inbox.ring(Source::Neighbour(from));
             }
-            // Every turn reaps.
-            Source::Disk => {}
+            // Every turn reaps, and lets what was put off go on.
+            Source::Disk | Source::Turn => {}
             Source::Phase => self.follow_phase(now, progress),
         }
     }
@@ -148,7 +152,10 @@ impl Driver {
     /// their sockets only once, at the end of the turn. A round ends with answers for the gateway, whose replies (and
     /// further parts) are the next round's work; each round finishes parts of requests that are in flight, so there
     /// are not many.
+    ///
+    /// What the store has put off goes on once a turn, as soon as the parts are with it.
     fn settle(&mut self, now: Micros, progress: &mut Progress) {
+        let mut begins = true;
         loop {
             let mut asked = self.gateway.take_output();
             progress.gateway_deadline = asked.deadline;
@@ -161,12 +168,19 @@ impl Driver {
                     for_neighbours.push((store, part));
                 }
             }
+            if std::mem::take(&mut begins) {
+                self.store.step(now, Input::Turn);
+            }
             let output = self.store.take_output();
             if idle && output.is_empty() {
                 progress.store_deadline = output.deadline;
+                if output.turn_wanted {
+                    self.inbox.ring(Source::Turn);
+                }
                 return;
             }
-            let Output { send_now, send_after, disk, replies, deadline, latched } = output;
+            let Output { send_now, send_after, disk, replies, session_mark, turn_wanted: _, deadline, latched } =
+                output;
             if let Some(reason) = latched {
                 logs::fatal(self.log_format, self.id.0, &reason);
             }
@@ -174,6 +188,10 @@ impl Driver {
             disk.into_iter().for_each(|op| self.disk.submit(op));
             for (store, part) in for_neighbours {
                 self.ask_neighbour(store, part);
+            }
+            if let Some(mark) = session_mark {
+                self.mesh.session_mark(mark);
+                self.store.step(now, Input::SessionMark(mark));
             }
             for reply in replies {
                 self.answer(reply);

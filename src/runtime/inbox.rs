@@ -28,6 +28,8 @@ pub enum Source {
     Neighbour(StoreId),
     /// A disk operation has ended.
     Disk,
+    /// Work was put off to another turn.
+    Turn,
     /// The server has entered another phase.
     Phase,
 }

@@ -26,7 +26,7 @@ use glommio::{GlommioError, ResourceType};
 
 use super::inbox::{Bell, Inbox, Source};
 use crate::engine::part::{PartReply, PartRequest};
-use crate::ids::StoreId;
+use crate::ids::{SessionId, StoreId};
 use crate::limits::MESH_QUEUE_MAX;
 
 /// What travels between stores.
@@ -36,6 +36,8 @@ pub enum Message {
     Request(PartRequest),
     /// The answer to a part of the receiving store's gateway.
     Reply(PartReply),
+    /// Sessions up to this one have expired.
+    SessionMark(SessionId),
 }
 
 /// One store's ends of all its channels, to be carried to the thread of that store.
@@ -125,6 +127,13 @@ impl Mesh {
         let origin = reply.ticket.origin;
         let neighbour = self.neighbour(origin).expect("an answer goes back to the store its request came from");
         neighbour.send(Message::Reply(reply));
+    }
+
+    /// Tells every neighbour which sessions have expired. There are few of these: the mark moves with the age of sessions.
+    pub fn session_mark(&mut self, mark: SessionId) {
+        for neighbour in self.neighbours.iter().flatten() {
+            neighbour.send(Message::SessionMark(mark));
+        }
     }
 
     /// The next message of a neighbour whose bell rang. `None` if there is none now; then the bell rings when there is.
@@ -244,6 +253,7 @@ mod tests {
                             assert_eq!((requests, reply.ticket.slot), (taken, replies));
                             replies += 1;
                         }
+                        Message::SessionMark(_) => unreachable!("no session has expired"),
                     }
                 }
                 if replies < answers {

@@ -10,15 +10,17 @@
 //! ```
 //!
 //! People may read the file, and it ends in a line with the checksum of all lines before it, so that nobody edits the
-//! number of stores of a directory full of counts. It is replaced, never changed in place: written beside, synced,
+//! number of stores of a directory full of counts. Its owner alone may read it: who knows the session secret can speak for any
+//! client's session. It is replaced, never changed in place: written beside, synced,
 //! renamed, and the directory synced.
 //!
 //! `opened` is the node's memory of its logs. It is false until the first log segment of every store is durable, and
 //! no client is served before it is true. From then on a log that is missing or empty is a lost log, which recovery
 //! refuses by name instead of starting over at zero.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -26,16 +28,19 @@ use thiserror::Error;
 
 use super::config::{RequestedShape, Shape};
 use super::lock::LOCK_FILE;
+use crate::engine::sessions::token::SessionSecret;
 use crate::ids::{ClusterId, NodeId, StoreId};
 use crate::limits::{SHARDS_MAX, STORES_MAX, WAL_BLOCK_BYTES, WAL_SEGMENT_BYTES_MAX, WAL_SEGMENT_BYTES_MIN};
 
 /// Version of the file this server reads and writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const FILE: &str = "node.toml";
 const UNFINISHED_FILE: &str = "node.toml.tmp";
 const HEADING: &str =
     "# Who this node is. Written by dkc-server, not to be edited: the last line is a checksum of the others.\n";
 const CHECKSUM_KEY: &str = "checksum = ";
+/// Permissions of the file.
+const OWNER_ONLY: u32 = 0o600;
 /// Node ids have so many bits, so that every JSON reader can hold them.
 const NODE_ID_BITS: u32 = 48;
 
@@ -50,6 +55,8 @@ pub struct Node {
     pub incarnation: u64,
     /// Seed of the cluster's routing hash.
     pub routing_seed: u64,
+    /// What the tokens of sessions are made with.
+    pub session_secret: SessionSecret,
     /// Stores, shards, segment size.
     pub shape: Shape,
     /// Whether every store's log exists durably.
@@ -93,6 +100,7 @@ struct Content {
     node: u64,
     incarnation: u64,
     routing_seed: String,
+    session_secret: String,
     stores: u16,
     shards: u32,
     wal_segment_bytes: u64,
@@ -140,7 +148,9 @@ impl Node {
             let path = path.to_path_buf();
             move |error| NodeError::Io { action, path, error }
         };
-        let mut file = File::create(&unfinished).map_err(failed("create", &unfinished))?;
+        let mut create = OpenOptions::new();
+        create.write(true).create(true).truncate(true).mode(OWNER_ONLY);
+        let mut file = create.open(&unfinished).map_err(failed("create", &unfinished))?;
         file.write_all(self.encode().as_bytes()).map_err(failed("write", &unfinished))?;
         file.sync_all().map_err(failed("sync", &unfinished))?;
         fs::rename(&unfinished, &path).map_err(failed("rename a file to", &path))?;
@@ -149,7 +159,7 @@ impl Node {
 
     /// A new node of a new cluster.
     fn random(shape: Shape) -> Result<Node, NodeError> {
-        let mut random = [0; 32];
+        let mut random = [0; 48];
         getrandom::fill(&mut random).map_err(NodeError::Random)?;
         let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| random[at + i]));
         Ok(Node {
@@ -157,6 +167,7 @@ impl Node {
             node: NodeId(number(16) >> (u64::BITS - NODE_ID_BITS) | 1),
             incarnation: 1,
             routing_seed: number(24),
+            session_secret: SessionSecret(std::array::from_fn(|i| random[32 + i])),
             shape,
             opened: false,
         })
@@ -169,6 +180,7 @@ impl Node {
             node: self.node.0,
             incarnation: self.incarnation,
             routing_seed: format!("{:016x}", self.routing_seed),
+            session_secret: format!("{:032x}", u128::from_be_bytes(self.session_secret.0)),
             stores: self.shape.stores,
             shards: self.shape.shards,
             wal_segment_bytes: self.shape.segment_bytes,
@@ -195,9 +207,11 @@ impl Node {
             return Err(NodeError::UnknownFormat { path: path.into(), found: format });
         }
         let content: Content = toml::from_str(content).map_err(invalid)?;
-        let (Ok(cluster), Ok(routing_seed)) =
-            (u128::from_str_radix(&content.cluster, 16), u64::from_str_radix(&content.routing_seed, 16))
-        else {
+        let (Ok(cluster), Ok(routing_seed), Ok(session_secret)) = (
+            u128::from_str_radix(&content.cluster, 16),
+            u64::from_str_radix(&content.routing_seed, 16),
+            u128::from_str_radix(&content.session_secret, 16),
+        ) else {
             return Err(damaged("an id is not a hexadecimal number"));
         };
         let segment_is_valid = (WAL_SEGMENT_BYTES_MIN..=WAL_SEGMENT_BYTES_MAX).contains(&content.wal_segment_bytes)
@@ -213,6 +227,7 @@ impl Node {
             node: NodeId(content.node),
             incarnation: content.incarnation,
             routing_seed,
+            session_secret: SessionSecret(session_secret.to_be_bytes()),
             shape,
             opened: content.opened,
         })
@@ -313,12 +328,14 @@ mod tests {
             node: NodeId(7),
             incarnation: 1,
             routing_seed: u64::MAX,
+            session_secret: SessionSecret(std::array::from_fn(|i| i as u8)),
             shape: SHAPE,
             opened: true,
         };
         let content = format!(
-            "{HEADING}format = 1\ncluster = \"00000000000000000000000000000abc\"\nnode = 7\nincarnation = 1\n\
-             routing_seed = \"ffffffffffffffff\"\nstores = 2\nshards = 4\nwal_segment_bytes = 67108864\nopened = true\n"
+            "{HEADING}format = 2\ncluster = \"00000000000000000000000000000abc\"\nnode = 7\nincarnation = 1\n\
+             routing_seed = \"ffffffffffffffff\"\n\
+             session_secret = \"000102030405060708090a0b0c0d0e0f\"\nstores = 2\nshards = 4\nwal_segment_bytes = 67108864\nopened = true\n"
         );
         let checksum = crc32fast::hash(content.as_bytes());
         assert_eq!(node.encode(), format!("{content}checksum = \"{checksum:08x}\"\n"));
@@ -344,8 +361,8 @@ mod tests {
     #[test]
     fn a_file_from_the_future_is_refused_by_its_format() {
         let (directory, _) = formatted();
-        forge(&directory, |text| text.replace("format = 1", "format = 2\nunheard_of = true"));
-        assert!(matches!(refusal(&directory, ANY), NodeError::UnknownFormat { found: 2, .. }));
+        forge(&directory, |text| text.replace("format = 2", "format = 3\nunheard_of = true"));
+        assert!(matches!(refusal(&directory, ANY), NodeError::UnknownFormat { found: 3, .. }));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use thiserror::Error;
 
 use super::checks::{self, CheckError};
 use super::clock::Clock;
-use super::config::{Advertise, Config, LogFormat};
+use super::config::{Advertise, ClientLimits, Config, LogFormat};
 use super::disk::Disk;
 use super::driver::Driver;
 use super::inbox::Inbox;
@@ -38,7 +38,9 @@ use super::node::{Node, NodeError};
 use super::segment_dir::LogDirectory;
 use super::{executors, logs};
 use crate::engine::cluster::{ClusterMap, StoreAddress};
+use crate::engine::counters::Secret;
 use crate::engine::gateway::{Gateway, GatewayConfig};
+use crate::engine::sessions::token::SessionSecret;
 use crate::engine::store::{Store, StoreConfig};
 use crate::engine::wal::WalConfig;
 use crate::ids::{Micros, StoreId};
@@ -85,7 +87,8 @@ pub fn run(config: &Config) -> Result<(), ServeError> {
     hear_signals(events.clone()).map_err(|error| ServeError::Process("listen for signals", error))?;
     let _lock = DirectoryLock::acquire(&config.data_dir)?;
     let (mut node, is_new) = Node::open_or_format(&config.data_dir, config.shape)?;
-    checks::run(node.shape.stores)?;
+    let connections = checks::run(node.shape.stores, config.clients.connections)?;
+    let limits = ClientLimits { connections, ..config.clients };
     let listeners = net::bind(config.listen, node.shape.stores, LISTEN_WAIT_MICROS_MAX)?;
     let addresses = bound_addresses(&listeners)?;
 
@@ -95,7 +98,7 @@ pub fn run(config: &Config) -> Result<(), ServeError> {
         heard,
         threads: Vec::with_capacity(listeners.len()),
     };
-    server.start_stores(config, &node, listeners, &addresses, &events)?;
+    server.start_stores(config, limits, &node, listeners, &addresses, &events)?;
     if !server.wait_until_ready()? {
         return Ok(());
     }
@@ -122,6 +125,7 @@ impl Server {
     fn start_stores(
         &mut self,
         config: &Config,
+        clients: ClientLimits,
         node: &Node,
         listeners: Vec<TcpListener>,
         addresses: &[SocketAddr],
@@ -132,6 +136,8 @@ impl Server {
         let map = Arc::new(ClusterMap::even(node.routing_seed, node.node, shape.stores, shape.shards));
         let advertised = advertised_addresses(config.advertise.as_ref(), node, addresses);
         let ends = mesh::channels(shape.stores);
+        let random = || getrandom::u64().map_err(|error| ServeError::Process("get random bits", error.into()));
+        let secret = Secret([random()?, random()?]);
         for ((number, listener), ends) in listeners.into_iter().enumerate().zip(ends) {
             let id = StoreId(number as u16);
             let opening = Opening {
@@ -142,7 +148,10 @@ impl Server {
                     map: map.clone(),
                     wal: WalConfig::with_segments_of(shape.segment_bytes),
                     memory_bytes_max: config.memory_bytes_max / u64::from(shape.stores),
+                    secret,
+                    session_age_micros: config.session_age_micros,
                 },
+                session_secret: node.session_secret.clone(),
                 addresses: advertised.clone(),
                 data_dir: config.data_dir.clone(),
                 opened_before: node.opened,
@@ -150,6 +159,7 @@ impl Server {
                 lifecycle: self.lifecycle.clone(),
                 events: events.clone(),
                 log_format: config.log_format,
+                clients,
                 ends,
                 listener,
             };
@@ -239,6 +249,7 @@ impl Server {
 /// What a store's thread needs to open the store and run it.
 struct Opening {
     store: StoreConfig,
+    session_secret: SessionSecret,
     addresses: Vec<StoreAddress>,
     data_dir: PathBuf,
     opened_before: bool,
@@ -246,6 +257,7 @@ struct Opening {
     lifecycle: Arc<Lifecycle>,
     events: Sender<Event>,
     log_format: LogFormat,
+    clients: ClientLimits,
     ends: MeshEnds,
     listener: TcpListener,
 }
@@ -264,6 +276,8 @@ impl Opening {
             store: id,
             map: self.store.map.clone(),
             addresses: self.addresses,
+            session_secret: self.session_secret,
+            session_age_micros: self.store.session_age_micros,
         };
         let started = self.clock.now();
         let (store, recovered) = Store::open(self.store, &mut directory, self.opened_before, started)
@@ -284,7 +298,7 @@ impl Opening {
             gateway: Gateway::new(gateway, self.clock.now()),
             disk,
             mesh,
-            clients: Clients::new(inbox.clone()),
+            clients: Clients::new(inbox.clone(), self.clients),
             inbox,
             listener: Some(self.listener),
         };
@@ -366,8 +380,15 @@ mod tests {
     #[test]
     fn clients_are_told_what_they_can_reach() {
         let shape = Shape { stores: 2, shards: 2, segment_bytes: 1 << 20 };
-        let node =
-            Node { cluster: ClusterId(1), node: NodeId(9), incarnation: 1, routing_seed: 0, shape, opened: true };
+        let node = Node {
+            cluster: ClusterId(1),
+            node: NodeId(9),
+            incarnation: 1,
+            routing_seed: 0,
+            session_secret: SessionSecret([0; 16]),
+            shape,
+            opened: true,
+        };
         let bound: Vec<SocketAddr> = ["[::1]:7400", "[::1]:7401"].map(|a| a.parse().expect("an address")).into();
         let told = |advertise: Option<Advertise>| {
             let addresses = advertised_addresses(advertise.as_ref(), &node, &bound);

@@ -15,7 +15,7 @@ use crate::engine::wal::{
 use crate::ids::SegmentEpoch;
 use crate::limits::WAL_SECTOR_BYTES;
 
-use super::world::Sabotage;
+use super::sabotage::Sabotage;
 
 /// What may go wrong with a disk in a run.
 #[derive(Clone, Copy, Debug, Default)]

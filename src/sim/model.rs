@@ -7,16 +7,18 @@
 //! 2. no increment stands there more often than it was asked for, and none that was refused;
 //! 3. a read saw exactly the state after the index it named;
 //! 4. an answer given before a question was asked lies before that question's answer in the log;
-//! 5. what was once found after a crash is found again after every later one.
+//! 5. what was once found after a crash is found again after every later one;
+//! 6. every copy of a numbered request gets the answer that the first one got;
+//! 7. what was resolved as applied stands where the resolution said, and what was resolved as not applied stands nowhere, ever.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::replay::{Fate, Number, Replay, read_log};
 use super::workload::Ask;
-use crate::engine::command::{self, Command};
 use crate::engine::wal::Record;
 use crate::error::ErrorCode;
-use crate::ids::{Index, ShardId};
-use crate::wire::client::{Reply, TopKReply};
+use crate::ids::{Index, Sequence, SessionId, ShardId};
+use crate::wire::client::{Reply, Resolution, ResolvedPart, TopKReply};
 
 /// A question and what became of it.
 #[derive(Debug)]
@@ -30,22 +32,23 @@ pub(super) struct Op {
 
 type Point = (Index, u32);
 
-/// The increments of one entry: keys and deltas.
-type Items = Vec<(Vec<u8>, i64)>;
-
-/// One shard's log, replayed.
-#[derive(Debug, Default)]
-struct Replay {
-    entries: Vec<(Index, Items)>,
-}
-
 /// Everything that was asked and answered, and what the log held when last looked at.
 #[derive(Debug, Default)]
 pub(super) struct Model {
     pub(super) ops: Vec<Op>,
     floor: BTreeMap<ShardId, Point>,
     found: BTreeMap<ShardId, Replay>,
+    /// The first answer to any copy of a numbered request, by shard.
+    firsts: BTreeMap<(Number, ShardId), First>,
+    decided: BTreeSet<Number>,
+    /// Up to which number each session's client has had the answers, as it said.
+    low_waters: BTreeMap<SessionId, Sequence>,
+    /// What numbers were resolved to.
+    resolved: Vec<(Number, Vec<ResolvedPart>)>,
 }
+
+/// One shard's share of an answer: its point, and outcome and value of each increment by its place in the request.
+type First = (Point, Vec<(usize, ErrorCode, Option<i64>)>);
 
 /// What an increment did, by the plain map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +82,68 @@ impl Model {
         Ok(())
     }
 
+    /// A request of a named session ended: for its client, or for one that took its place. Both get the same answer.
+    pub(super) fn answer_again(&mut self, op: usize, reply: Reply) -> Result<(), String> {
+        match (&self.ops[op].reply, &reply) {
+            (None, _) => self.answer(op, reply),
+            (Some(Reply::Increment(before)), Reply::Increment(now)) if before != now => {
+                Err(format!("a repeated request was answered {now:?} after {before:?}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A client says that it has had the answers up to a number.
+    pub(super) fn low_water_sent(&mut self, session: SessionId, low_water: Sequence) {
+        let sent = self.low_waters.entry(session).or_default();
+        *sent = (*sent).max(low_water);
+    }
+
+    /// A copy of a numbered request was answered: as the first one was. It is forgotten only if its client has said so.
+    pub(super) fn copy_answered(&mut self, number: Number, reply: &Reply) -> Result<(), String> {
+        let forgotten = match reply {
+            Reply::Error { code, .. } => *code == ErrorCode::Forgotten,
+            Reply::Increment(reply) => reply.outcomes.contains(&(ErrorCode::Forgotten as u8)),
+            _ => false,
+        };
+        if forgotten && self.low_waters.get(&number.0).is_none_or(|sent| number.1 > *sent) {
+            return Err(format!("{number:?} is forgotten, although its client has not said that it had the answer"));
+        }
+        let Reply::Increment(reply) = reply else { return Ok(()) };
+        for part in reply.parts.iter().filter(|part| part.applied_index > Index(0)) {
+            let outcomes = part_positions(&reply.parts, &reply.order, part.shard)
+                .into_iter()
+                .map(|position| (position, reply.outcome(position), reply.values.get(position).copied()))
+                .collect();
+            let now = ((part.applied_index, part.first_position), outcomes);
+            let first = self.firsts.entry((number, part.shard)).or_insert_with(|| now.clone());
+            if *first != now {
+                return Err(format!("shard {}: a copy of {number:?} got {now:?}, the first got {first:?}", part.shard));
+            }
+        }
+        if reply.parts.iter().all(|part| part.applied_index > Index(0)) {
+            self.decided.insert(number);
+        }
+        Ok(())
+    }
+
+    /// Whether every shard that a request touches has applied it: what copies of it there still are may come as they like. Before
+    /// that only its client repeats it, and knows how often it did.
+    pub(super) fn is_decided(&self, number: Number) -> bool {
+        self.decided.contains(&number)
+    }
+
+    /// A number was resolved.
+    pub(super) fn resolved(&mut self, number: Number, parts: Vec<ResolvedPart>) {
+        self.resolved.push((number, parts));
+    }
+
+    /// Copies that the log holds and that were not applied: repeated ones, and those of expired sessions.
+    pub(super) fn copies(&self) -> (u64, u64) {
+        let sum = |count: fn(&Replay) -> u64| self.found.values().map(count).sum();
+        (sum(|replay| replay.repeats), sum(|replay| replay.expired))
+    }
+
     /// Checks every answer so far against the records that recovery found, of all stores.
     pub(super) fn check(&mut self, records: &[Record]) -> Result<(), String> {
         let found = read_log(records)?;
@@ -91,6 +156,9 @@ impl Model {
             }
         }
         self.check_counts(&found)?;
+        for (number, parts) in &self.resolved {
+            parts.iter().try_for_each(|part| check_resolved(*number, part, found.get(&part.shard)))?;
+        }
         for (shard, replay) in &found {
             self.check_shard(*shard, replay)?;
         }
@@ -130,10 +198,10 @@ impl Model {
                 *allowed.entry((key, *delta)).or_default() += usize::from(!refused);
             }
         }
-        for (key, delta) in found.values().flat_map(|replay| &replay.entries).flat_map(|(_, items)| items) {
-            match allowed.get_mut(&(&key[..], *delta)) {
+        for item in found.values().flat_map(|replay| &replay.entries).flat_map(|(_, items)| items) {
+            match allowed.get_mut(&(&item.key[..], item.delta)) {
                 Some(left) if *left > 0 => *left -= 1,
-                _ => return Err(format!("an increment by {delta} is in the log, but was refused, or is there twice")),
+                _ => return Err(format!("an increment was refused, but applied, or was applied twice: {item:?}")),
             }
         }
         Ok(())
@@ -149,13 +217,13 @@ impl Model {
             }
         }
         for (index, items) in &replay.entries {
-            for (position, (key, delta)) in items.iter().enumerate() {
-                let before = state.get(&key[..]).copied().unwrap_or(0);
-                let outcome = before.checked_add(*delta).map_or(Outcome::Overflow, Outcome::Applied);
+            for item in items {
+                let before = state.get(&item.key[..]).copied().unwrap_or(0);
+                let outcome = before.checked_add(item.delta).map_or(Outcome::Overflow, Outcome::Applied);
                 if let Outcome::Applied(count) = outcome {
-                    state.insert(key, count);
+                    state.insert(&item.key, count);
                 }
-                outcomes.insert((*index, position as u32), (key, *delta, outcome));
+                outcomes.insert((*index, item.position), (&item.key, item.delta, outcome));
             }
             for op in reads.remove(index).unwrap_or_default() {
                 check_read(op, shard, *index, &state)?;
@@ -168,25 +236,18 @@ impl Model {
     }
 }
 
-fn read_log(records: &[Record]) -> Result<BTreeMap<ShardId, Replay>, String> {
-    let mut found: BTreeMap<ShardId, Replay> = BTreeMap::new();
-    for record in records {
-        let Record::Entry { shard, index, payload, .. } = record else { continue };
-        if *shard == ShardId::META {
-            continue;
+/// A resolution agrees with the log.
+fn check_resolved(number: Number, part: &ResolvedPart, replay: Option<&Replay>) -> Result<(), String> {
+    let fate = replay.and_then(|replay| replay.fates.get(&number)).copied();
+    let agrees = match part.resolution {
+        Resolution::Applied => {
+            let (index, first_position, increments) = (part.applied_index, part.first_position, part.increments);
+            fate == Some(Fate::Applied { index, first_position, increments })
         }
-        let mut items = Vec::new();
-        if let Command::Batch(mut batch) = command::decode(payload).map_err(|error| error.to_string())? {
-            while let Some(count) = batch.next_part().map_err(|error| error.to_string())? {
-                for _ in 0..count {
-                    let one = batch.next_increment(0).map_err(|error| error.to_string())?;
-                    items.push((one.key.to_vec(), one.delta));
-                }
-            }
-        }
-        found.entry(*shard).or_default().entries.push((*index, items));
-    }
-    Ok(found)
+        Resolution::Fenced => fate == Some(Fate::Fenced),
+        Resolution::Forgotten => true,
+    };
+    if agrees { Ok(()) } else { Err(format!("{number:?} was resolved to {part:?}, the log says {fate:?}")) }
 }
 
 fn read_points(op: &Op, shard: ShardId) -> Vec<Index> {

@@ -19,14 +19,18 @@ mod reply;
 mod tests;
 
 pub use crate::engine::cluster::{ShardRange, StoreAddress};
+pub use crate::engine::sessions::{Credentials, Opened};
 pub use encode::Encoder;
-pub use reply::{GetReply, IncrementReply, Part, Reply, Status, TopKReply, Welcome, decode_reply};
+pub use reply::{
+    AttachReply, GetReply, IncrementReply, Part, Reply, Resolution, ResolveReply, ResolvedPart, Status, TopKReply,
+    Welcome, decode_reply,
+};
 
 use crate::error::ErrorCode;
-use crate::ids::ClusterId;
+use crate::ids::{ClusterId, Sequence, SessionEpoch, SessionId, SessionToken};
 use crate::limits::{
     BATCH_KEYS_MAX, CLIENT_NAME_BYTES_MAX, FLATBUFFER_TABLE_OVERHEAD_BYTES, KEY_BYTES_MAX, REQUEST_BYTES_MAX,
-    TOP_KEYS_MAX,
+    SESSION_NAME_BYTES_MAX, SESSION_SPAN_MAX, TOP_KEYS_MAX,
 };
 use crate::wire::frame::Kind;
 use crate::wire::generated::client::dkc::wire as fb;
@@ -168,6 +172,38 @@ pub enum Request<'a> {
     },
     /// Ask what the server is doing.
     Status,
+    /// Open a session.
+    OpenSession {
+        /// Of 1 to [`SESSION_NAME_BYTES_MAX`] bytes; `None`: a session without a name.
+        name: Option<&'a [u8]>,
+    },
+    /// Make every shard refuse former holders of a named session.
+    AttachSession(Credentials),
+    /// Leave a named session.
+    CloseSession {
+        /// The session.
+        credentials: Credentials,
+        /// Every request up to this one is settled, and none after it was sent.
+        progress: Sequence,
+    },
+    /// Ask what became of a request.
+    Resolve {
+        /// The request.
+        stamp: Stamp,
+        /// Its keys; `None`: ask every shard.
+        keys: Option<Keys<'a>>,
+    },
+}
+
+/// Names one request of a session. Sequences are at least 1, low-water marks less than they, by [`SESSION_SPAN_MAX`] at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The session, and the right to speak for it.
+    pub credentials: Credentials,
+    /// The request's number.
+    pub sequence: Sequence,
+    /// Every request up to this number was answered.
+    pub low_water: Sequence,
 }
 
 /// The first frame of a client.
@@ -192,9 +228,20 @@ pub struct IncrementRequest<'a> {
     deltas: &'a [[u8; 8]],
     /// Whether the answer shall carry the new counts.
     pub want_values: bool,
+    /// Session and number; without them a request that is sent twice counts twice.
+    pub stamp: Option<Stamp>,
+    /// Keys, ends and deltas, as they came.
+    content: [&'a [u8]; 3],
 }
 
 impl<'a> IncrementRequest<'a> {
+    /// A digest of keys, deltas and whether values are wanted: equal for copies of one request.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let seed = u64::from(self.want_values);
+        self.content.iter().fold(seed, |seed, column| xxhash_rust::xxh3::xxh3_64_with_seed(column, seed))
+    }
+
     /// One delta for each key, of any sign.
     pub fn deltas(&self) -> impl ExactSizeIterator<Item = i64> + use<'a> {
         self.deltas.iter().map(|&delta| i64::from_le_bytes(delta))
@@ -232,6 +279,18 @@ pub fn decode_request(kind: u8, payload: &[u8]) -> Result<Request<'_>, RequestEr
             }
         }
         Some(Kind::Status) => root::<fb::StatusRequest<'_>>(payload, 1).map(|_| Request::Status),
+        Some(Kind::OpenSession) => decode_open(root(payload, 1)?),
+        Some(Kind::AttachSession) => {
+            let table: fb::AttachSessionRequest<'_> = root(payload, 1)?;
+            credentials(table.session(), table.epoch(), table.token_low(), table.token_high())
+                .map(Request::AttachSession)
+        }
+        Some(Kind::CloseSession) => {
+            let table: fb::CloseSessionRequest<'_> = root(payload, 1)?;
+            let credentials = credentials(table.session(), table.epoch(), table.token_low(), table.token_high())?;
+            Ok(Request::CloseSession { credentials, progress: Sequence(table.progress()) })
+        }
+        Some(Kind::Resolve) => decode_resolve(root(payload, 1)?),
         _ => Err(RequestError {
             code: ErrorCode::Unsupported,
             text: format!("frame kind {kind} is not a request this server knows"),
@@ -259,7 +318,53 @@ fn decode_increment(table: fb::IncrementRequest<'_>) -> Result<Request<'_>, Requ
     if deltas.len() != keys.len() {
         return Err(RequestError::malformed(format!("{} keys, but {} deltas", keys.len(), deltas.len())));
     }
-    Ok(Request::Increment(IncrementRequest { keys, deltas, want_values: table.want_values() }))
+    let stamp = table.stamp().map(stamp).transpose()?;
+    let content = [keys.bytes, keys.ends.as_flattened(), deltas.as_flattened()];
+    Ok(Request::Increment(IncrementRequest { keys, deltas, want_values: table.want_values(), stamp, content }))
+}
+
+fn decode_open(table: fb::OpenSessionRequest<'_>) -> Result<Request<'_>, RequestError> {
+    let name = table.name().map(|name| name.bytes()).filter(|name| !name.is_empty());
+    match name {
+        Some(name) if name.len() > SESSION_NAME_BYTES_MAX => {
+            Err(RequestError::too_large("bytes of a session's name", name.len(), SESSION_NAME_BYTES_MAX))
+        }
+        name => Ok(Request::OpenSession { name }),
+    }
+}
+
+fn decode_resolve(table: fb::ResolveRequest<'_>) -> Result<Request<'_>, RequestError> {
+    let stamp = stamp(table.stamp())?;
+    let keys = match (table.keys(), table.key_ends()) {
+        (None, None) => None,
+        (Some(bytes), Some(ends)) => Some(request_keys(bytes, ends)?),
+        _ => return Err(RequestError::malformed("keys without their ends, or ends without keys")),
+    };
+    Ok(Request::Resolve { stamp, keys })
+}
+
+fn credentials(session: u64, epoch: u32, low: u64, high: u64) -> Result<Credentials, RequestError> {
+    if session == 0 {
+        return Err(RequestError::malformed("session 0 is no session"));
+    }
+    let token = SessionToken(u128::from(high) << 64 | u128::from(low));
+    Ok(Credentials { session: SessionId(session), epoch: SessionEpoch(epoch), token })
+}
+
+fn stamp(stamp: &fb::SessionStamp) -> Result<Stamp, RequestError> {
+    let credentials = credentials(stamp.session(), stamp.epoch(), stamp.token_low(), stamp.token_high())?;
+    let (sequence, low_water) = (stamp.sequence(), stamp.low_water());
+    match sequence.checked_sub(low_water) {
+        None | Some(0) => {
+            Err(RequestError::malformed(format!("sequence {sequence} is not above the low-water mark {low_water}")))
+        }
+        Some(span) if span > SESSION_SPAN_MAX => Err(RequestError::too_large(
+            "requests between a sequence and its low-water mark",
+            span as usize,
+            SESSION_SPAN_MAX as usize,
+        )),
+        Some(_) => Ok(Stamp { credentials, sequence: Sequence(sequence), low_water: Sequence(low_water) }),
+    }
 }
 
 fn request_keys<'a>(bytes: Vector<'a, u8>, ends: Vector<'a, u32>) -> Result<Keys<'a>, RequestError> {

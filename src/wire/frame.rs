@@ -38,6 +38,14 @@ pub enum Kind {
     TopK = 4,
     /// Ask what the server is doing.
     Status = 5,
+    /// Open a session.
+    OpenSession = 6,
+    /// Take over a named session.
+    AttachSession = 7,
+    /// Leave a named session.
+    CloseSession = 8,
+    /// Ask what became of a request.
+    Resolve = 9,
     /// Answers `Hello`.
     Welcome = 129,
     /// Answers `Increment`.
@@ -48,22 +56,38 @@ pub enum Kind {
     TopKReply = 132,
     /// Answers `Status`.
     StatusReply = 133,
+    /// Answers `OpenSession`.
+    OpenSessionReply = 134,
+    /// Answers `AttachSession`.
+    AttachSessionReply = 135,
+    /// Answers `CloseSession`.
+    CloseSessionReply = 136,
+    /// Answers `Resolve`.
+    ResolveReply = 137,
     /// Answers any request that is refused as a whole.
     Error = 255,
 }
 
 impl Kind {
-    const ALL: [Kind; 11] = [
+    const ALL: [Kind; 19] = [
         Kind::Hello,
         Kind::Increment,
         Kind::Get,
         Kind::TopK,
         Kind::Status,
+        Kind::OpenSession,
+        Kind::AttachSession,
+        Kind::CloseSession,
+        Kind::Resolve,
         Kind::Welcome,
         Kind::IncrementReply,
         Kind::GetReply,
         Kind::TopKReply,
         Kind::StatusReply,
+        Kind::OpenSessionReply,
+        Kind::AttachSessionReply,
+        Kind::CloseSessionReply,
+        Kind::ResolveReply,
         Kind::Error,
     ];
 
@@ -206,6 +230,13 @@ impl Header {
     }
 }
 
+/// The request id of a frame of which these are the first bytes, if its header is among them and intact.
+#[must_use]
+pub fn request_id_of(bytes: &[u8]) -> Option<u64> {
+    let header = bytes.first_chunk()?;
+    Header::parse(header, u32::MAX as usize).ok().map(|header| header.request_id)
+}
+
 /// Cuts a stream of bytes, arriving in any slicing, into frames.
 ///
 /// The shell reads into [`space`](Self::space), says how much with [`filled`](Self::filled), and takes frames until
@@ -252,6 +283,23 @@ impl Decoder {
             self.buffer.resize(length, 0);
         }
         &mut self.buffer[self.end..]
+    }
+
+    /// The bytes that arrived and belong to no frame that was taken.
+    #[must_use]
+    pub fn pending(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// Forgets what arrived and was not taken; the memory stays. A failed decoder stays failed.
+    pub fn clear(&mut self) {
+        self.start = self.end;
+    }
+
+    /// Bytes of memory in use.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.buffer.capacity()
     }
 
     /// Whether every byte that arrived belonged to a frame that was taken.
@@ -398,6 +446,29 @@ mod tests {
         assert_eq!(refusal(|h| h[7] = 1), (reserved, ErrorCode::Malformed));
         let large = FrameError::TooLarge { length: 101, length_max: 100, request_id: 9 };
         assert_eq!(refusal(|h| h[0] = 101), (large, ErrorCode::TooLarge));
+    }
+
+    #[test]
+    fn part_of_a_frame_can_be_taken_to_another_decoder() {
+        let mut bytes = Vec::new();
+        push_frame(&mut bytes, Kind::Get, 41, b"first");
+        push_frame(&mut bytes, Kind::Get, 42, b"second");
+        for cut in 30..bytes.len() {
+            let mut decoder = Decoder::new(100);
+            feed(&mut decoder, &bytes[..cut]);
+            assert_eq!(decoder.next_frame().expect("intact").expect("whole").request_id, 41);
+            let pending = decoder.pending().to_vec();
+            assert_eq!(pending, bytes[29..cut]);
+            assert_eq!(request_id_of(&pending), (pending.len() >= FRAME_HEADER_BYTES).then_some(42));
+            decoder.clear();
+            assert!(decoder.is_empty());
+            feed(&mut decoder, &bytes[..29]);
+            assert_eq!(decoder.next_frame().expect("intact").expect("whole").request_id, 41, "it starts anew");
+            let mut other = Decoder::new(100);
+            feed(&mut other, &pending);
+            feed(&mut other, &bytes[cut..]);
+            assert_eq!(other.next_frame().expect("intact").expect("whole").payload, b"second");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{LazyLock, mpsc};
 use std::time::Duration;
 
 use dkc::client::blocking::Connection;
@@ -19,16 +19,32 @@ pub(crate) struct Server {
 
 /// The command that starts a server on a free port of loopback with small log segments.
 pub(crate) fn command(data_dir: &Path) -> Command {
+    command_on(data_dir, "127.0.0.1:0")
+}
+
+fn command_on(data_dir: &Path, listen: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dkc-server"));
-    command.arg("--data-dir").arg(data_dir).args(["--listen", "127.0.0.1:0", "--wal-segment", "16MiB"]);
-    command.env_remove("DKC_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.arg("--data-dir").arg(data_dir).args(["--listen", listen, "--wal-segment", "16MiB"]);
+    for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DKC_")) {
+        command.env_remove(variable);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
 impl Server {
     /// Starts a server and waits until it serves.
     pub(crate) fn start(data_dir: &Path, args: &[&str]) -> Server {
-        let mut child = command(data_dir).args(args).spawn().expect("the server's binary runs");
+        Server::await_ready(command(data_dir).args(args))
+    }
+
+    /// Starts a server where another one was, and waits until it serves.
+    pub(crate) fn start_again(data_dir: &Path, address: &str) -> Server {
+        Server::await_ready(&mut command_on(data_dir, address))
+    }
+
+    fn await_ready(command: &mut Command) -> Server {
+        let mut child = command.spawn().expect("the server's binary runs");
         let stdout = child.stdout.take().expect("standard output is piped");
         let mut stderr = child.stderr.take().expect("standard error is piped");
         let (tell, told) = mpsc::channel();
@@ -87,17 +103,26 @@ impl Drop for Server {
 
 /// The path of the command line tool, built if it is not there: it belongs to another package of the workspace.
 pub(crate) fn dkc() -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_dkc-server")).with_file_name("dkc");
+    if path.exists() { path } else { build_tool("dkc") }
+}
+
+/// Builds a package of the workspace that makes a program of the same name; returns the program's path.
+fn build_tool(name: &str) -> PathBuf {
     let server = Path::new(env!("CARGO_BIN_EXE_dkc-server"));
-    let path = server.with_file_name("dkc");
-    if !path.exists() {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--package", "dkc"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-        if server.parent().is_some_and(|folder| folder.ends_with("release")) {
-            cargo.arg("--release");
-        }
-        assert!(cargo.status().expect("cargo runs").success(), "building dkc failed");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--package", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if server.parent().is_some_and(|folder| folder.ends_with("release")) {
+        cargo.arg("--release");
     }
-    path
+    assert!(cargo.status().expect("cargo runs").success(), "building {name} failed");
+    server.with_file_name(name)
+}
+
+/// Runs `dkc-bench` against a server. It is built even if it is there, for nothing else would notice that it is out of date.
+pub(crate) fn bench(server: &Server, args: &[&str]) -> Output {
+    static PATH: LazyLock<PathBuf> = LazyLock::new(|| build_tool("dkc-bench"));
+    Command::new(&*PATH).env("DKC_ENDPOINTS", &server.address).args(args).output().expect("dkc-bench runs")
 }
 
 /// Runs `dkc` against a server.

@@ -46,6 +46,42 @@ fn other_machines_are_not_let_in_without_tls() {
 }
 
 #[test]
+fn settings_come_from_flags_environment_and_file_and_are_printed_with_their_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dkc.toml");
+    std::fs::write(&file, "shards = 5\nstores = 1\nlog_level = \"warn\"\n").unwrap();
+    let said = |command: &mut std::process::Command| {
+        command.env("DKC_CONFIG", &file).env("DKC_STORES", "2").args(["--log-level", "error"]).output().unwrap()
+    };
+    let data_dir = folder.path().join("data");
+    let Output { status, stdout, .. } = said(command(&data_dir).arg("--print-config"));
+    let printed = String::from_utf8(stdout).unwrap();
+    assert!(status.success() && !data_dir.exists(), "it prints and does nothing else");
+    let has = |line: &str, source: &str| printed.lines().any(|l| l.starts_with(line) && l.ends_with(source));
+    assert!(has("stores = 2 ", "# environment: DKC_STORES"), "{printed}");
+    assert!(has("shards = 5 ", "dkc.toml:1"), "{printed}");
+    assert!(has("log_level = \"error\" ", "# flag"), "{printed}");
+    assert!(has("session_age = \"24h\" ", "# default"), "{printed}");
+    // A server that is given the printed file and nothing else has what was printed.
+    std::fs::write(&file, printed).unwrap();
+    let server = Server::start(&data_dir, &["--config", file.to_str().unwrap()]);
+    let status = server.connect().status().unwrap();
+    let shards = status.stores.iter().flat_map(|store| &store.shards).count();
+    assert_eq!((status.stores.len(), shards), (2, 5 + 1), "the meta shard comes on top");
+}
+
+#[test]
+fn a_mistake_in_the_configuration_file_is_wrong_usage_and_named_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dkc.toml");
+    std::fs::write(&file, "shards = 5\nshard = 7\n").unwrap();
+    let output = command(folder.path()).env("DKC_CONFIG", &file).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("dkc.toml:2: there is no setting shard"), "{text}");
+}
+
+#[test]
 fn a_flipped_bit_is_refused_by_name_and_nothing_is_touched() {
     let folder = used();
     let first = segments(folder.path()).remove(0);

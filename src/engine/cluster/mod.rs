@@ -9,6 +9,9 @@ use crate::limits::SHARDS_MAX;
 
 use super::wal::record::{u32_at, u64_at};
 
+/// The store of each node that holds its replica of the meta shard, if it has one.
+pub const META_STORE: StoreId = StoreId(0);
+
 /// Where one store can be reached by clients.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreAddress {

@@ -37,6 +37,12 @@ use crate::ids::KeyHash;
 #[derive(Clone, Copy, Default)]
 pub struct Secret(pub [u64; 2]);
 
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
 /// How keys of one shard are hashed.
 #[derive(Clone)]
 pub(super) struct Hashing {

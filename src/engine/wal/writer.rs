@@ -23,6 +23,7 @@ use super::{WalConfig, WalIdentity};
 use crate::engine::input::{DiskDone, DiskError};
 use crate::ids::{Index, Lsn, Micros, SegmentEpoch, ShardId, Term};
 use crate::limits::{WAL_BLOCK_BYTES, WAL_PREPARE_RETRY_MICROS, WAL_SEGMENTS_AHEAD};
+use crate::mutant::mutant;
 
 /// Stream bytes of the `WriteStart` record that opens every write.
 pub(super) const WRITE_START_BYTES: usize = RECORD_HEADER_BYTES + 8;
@@ -200,7 +201,7 @@ impl Wal {
     /// Whether a segment of this log, with its header, is durable.
     #[must_use]
     pub fn has_durable_segment(&self) -> bool {
-        self.has_durable_segment
+        self.has_durable_segment || mutant!("header-not-awaited")
     }
 
     /// Whether the disk was full when a segment was last to be prepared.
@@ -289,7 +290,8 @@ impl Wal {
         if let Some(oldest) = write.frees_below {
             self.has_durable_segment = true;
             while let Some(segment) = self.segments.pop_front_if(|segment| segment.epoch < oldest) {
-                let reusable = segment.epoch >= self.first_own && self.freed.len() < WAL_SEGMENTS_AHEAD;
+                let own = segment.epoch >= self.first_own || mutant!("dead-files-recycled");
+                let reusable = own && self.freed.len() < WAL_SEGMENTS_AHEAD;
                 let queue = if reusable { &mut self.freed } else { &mut self.doomed };
                 queue.push_back(segment.epoch);
             }

@@ -1,6 +1,7 @@
 //! All connections of a store, as the driver sees them.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -11,14 +12,16 @@ use futures_lite::future::or;
 use futures_lite::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use glommio::net::TcpStream;
 
-use super::connection::{Connection, State};
+use super::connection::{Connection, Overdue, State};
+use super::half_frames::{HalfFrames, Reception, Unfinished};
 use crate::engine::gateway::{ConnectionId, Gateway, ReplyFrame};
 use crate::error::ErrorCode;
 use crate::ids::Micros;
 use crate::limits::{
-    LINGER_MICROS_MAX, LINGERING_CONNECTIONS_MAX, REQUEST_BYTES_MAX, STORE_CONNECTIONS_MAX, STORE_REPLY_BYTES_MAX,
-    TURN_BYTES_MAX, TURN_INPUTS_MAX,
+    LINGER_MICROS_MAX, LINGERING_CONNECTIONS_MAX, OVERDUE_GRACE_MICROS, REQUEST_BYTES_MAX, STORE_REPLY_BYTES_MAX,
+    TURN_BYTES_MAX, TURN_INPUTS_MAX, TURN_OVERDUE_MAX,
 };
+use crate::runtime::config::ClientLimits;
 use crate::runtime::executors::cede;
 use crate::runtime::inbox::{Inbox, Source};
 use crate::wire::client::Encoder;
@@ -54,12 +57,15 @@ impl Allowance {
 /// The connections of one store.
 pub struct Clients {
     inbox: Rc<Inbox>,
+    limits: ClientLimits,
     slots: Vec<Slot>,
     free: Vec<u32>,
     /// Connections with replies to send at the end of the turn.
     dirty: Vec<ConnectionId>,
-    /// Receives for the next connection that holds nothing received.
-    decoder: Option<Decoder>,
+    /// When to look whether a connection is overdue, one entry for each that can be.
+    looks: BTreeSet<(Micros, ConnectionId)>,
+    reception: Reception,
+    half_frames: HalfFrames,
     /// Over all connections.
     reply_bytes: usize,
     receiving: bool,
@@ -85,13 +91,16 @@ fn place_of(id: ConnectionId) -> usize {
 impl Clients {
     /// No connections yet. Their bells ring in `inbox`.
     #[must_use]
-    pub fn new(inbox: Rc<Inbox>) -> Clients {
+    pub fn new(inbox: Rc<Inbox>, limits: ClientLimits) -> Clients {
         Clients {
             inbox,
+            limits,
             slots: Vec::new(),
             free: Vec::new(),
             dirty: Vec::new(),
-            decoder: None,
+            looks: BTreeSet::new(),
+            reception: Reception::default(),
+            half_frames: HalfFrames::default(),
             reply_bytes: 0,
             receiving: true,
             lingering: Rc::default(),
@@ -116,8 +125,8 @@ impl Clients {
     }
 
     /// Takes a new connection, or refuses it if there are too many.
-    pub fn admit(&mut self, stream: TcpStream) {
-        if self.count() >= STORE_CONNECTIONS_MAX {
+    pub fn admit(&mut self, now: Micros, stream: TcpStream) {
+        if self.count() >= self.limits.connections {
             return self.turn_away(stream);
         }
         let place = self.free.pop().unwrap_or_else(|| {
@@ -127,22 +136,21 @@ impl Clients {
         let slot = &mut self.slots[place as usize];
         let id = slot.id(place);
         let bell = self.inbox.bell(move || Source::Connection(id));
-        slot.connection = Some(Connection::new(stream, bell));
+        let connection = slot.connection.insert(Connection::new(now, stream, bell));
+        look_in_time(&mut self.looks, &self.limits, id, connection);
     }
 
     /// Looks at a connection whose bell rang: sends what waits, receives, and hands requests to the gateway.
     pub fn visit(&mut self, now: Micros, id: ConnectionId, gateway: &mut Gateway, allowance: &mut Allowance) {
         let Some(connection) = connection_mut(&mut self.slots, id) else { return };
         let before = connection.reply_bytes();
-        connection.send();
+        connection.send(now);
         connection.throttled = false;
         if connection.state == State::Open {
-            let decoder = connection.received.take().or_else(|| self.decoder.take());
-            let mut decoder = decoder.unwrap_or_else(|| Decoder::new(REQUEST_BYTES_MAX));
+            let mut decoder = self.reception.resume(mem::take(&mut connection.unfinished));
             match take_requests(now, id, connection, &mut decoder, self.receiving, gateway, allowance) {
-                // Only bytes that still belong to this connection stay with it.
-                Ok(()) if decoder.is_empty() => self.decoder = Some(decoder),
-                Ok(()) => connection.received = Some(decoder),
+                Ok(()) if connection.state == State::Open => connection.unfinished = self.reception.suspend(decoder),
+                Ok(()) => drop(decoder),
                 // A decoder that failed stays failed: it may not read for anybody else.
                 Err(error) => {
                     tracing::debug!(connection = id.0, %error, "a client broke the protocol");
@@ -156,7 +164,65 @@ impl Clients {
             self.inbox.ring(Source::Connection(id));
         }
         self.reply_bytes = self.reply_bytes - before + connection.reply_bytes();
+        self.half_frames.note(id, connection.unfinished_since(), &connection.unfinished);
+        look_in_time(&mut self.looks, &self.limits, id, connection);
         mark_dirty(&mut self.dirty, id, connection);
+        while let Some(oldest) = self.half_frames.oldest_in_excess() {
+            let text = "the store holds too many bytes of unfinished frames, and yours is the oldest; try again later";
+            self.close(oldest, ErrorCode::Overloaded, text, gateway);
+        }
+    }
+
+    /// When to call [`end_overdue`](Clients::end_overdue).
+    #[must_use]
+    pub fn deadline(&self) -> Option<Micros> {
+        self.looks.first().map(|&(look_at, _)| look_at)
+    }
+
+    /// Looks at the connections whose time has come, and ends those that have taken too long for something. Each is looked at
+    /// twice: if it was this process that did not run for a while, what the client has sent meanwhile is still on its way here.
+    pub fn end_overdue(&mut self, now: Micros, gateway: &mut Gateway) {
+        for _ in 0..TURN_OVERDUE_MAX {
+            let Some((look_at, id)) = self.looks.pop_first() else { return };
+            if look_at > now {
+                self.looks.insert((look_at, id));
+                return;
+            }
+            let connection = connection_mut(&mut self.slots, id).expect("only connections that exist are looked at");
+            connection.look_at = None;
+            let Some((_, what)) = connection.overdue_at(&self.limits).filter(|(due, _)| *due <= now) else {
+                connection.is_warned = false;
+                look_in_time(&mut self.looks, &self.limits, id, connection);
+                continue;
+            };
+            if !mem::replace(&mut connection.is_warned, true) {
+                let again = now.plus(OVERDUE_GRACE_MICROS);
+                connection.look_at = Some(again);
+                self.looks.insert((again, id));
+                continue;
+            }
+            tracing::debug!(connection = id.0, ?what, "a client took too long");
+            match what {
+                Overdue::Hello => self.close(id, ErrorCode::Malformed, "no Hello came in time", gateway),
+                Overdue::Frame => self.close(id, ErrorCode::Malformed, "a frame did not become whole in time", gateway),
+                // A client that does not take its replies would not take this one either.
+                Overdue::Reply => connection.state = State::Broken,
+                // Nothing is under way that an error could answer; the end of the stream says it.
+                Overdue::Idle => connection.state = State::Closing,
+            }
+            if let Some(connection) = connection_mut(&mut self.slots, id) {
+                mark_dirty(&mut self.dirty, id, connection);
+            }
+        }
+    }
+
+    /// Closes a connection with an error, for the unfinished request if that is known.
+    fn close(&mut self, id: ConnectionId, code: ErrorCode, text: &str, gateway: &mut Gateway) {
+        self.half_frames.forget(id);
+        let Some(connection) = connection_mut(&mut self.slots, id) else { return };
+        gateway.frame_error(id, Some(connection.unfinished.request_id().unwrap_or(0)), code, text);
+        connection.state = State::Closing;
+        connection.unfinished = Unfinished::Nothing;
     }
 
     /// Queues replies; they leave with [`flush`](Clients::flush).
@@ -166,11 +232,13 @@ impl Clients {
             let Some(connection) = connection_mut(&mut self.slots, frame.connection) else { continue };
             let reply = &bytes[frame.range.clone()];
             connection.waiting -= usize::from(frame.answers);
+            connection.waiting_bytes -= frame.released;
             connection.replies().extend_from_slice(reply);
             self.reply_bytes += reply.len();
             if frame.close && connection.state == State::Open {
                 connection.state = State::Closing;
-                connection.received = None;
+                connection.unfinished = Unfinished::Nothing;
+                self.half_frames.forget(frame.connection);
             }
             // Only who has much waiting is cut off, not whoever comes next.
             if self.reply_bytes > STORE_REPLY_BYTES_MAX && connection.reply_bytes() > REQUEST_BYTES_MAX {
@@ -182,17 +250,20 @@ impl Clients {
     }
 
     /// Sends each connection its replies of this turn, and ends the connections that are over.
-    pub fn flush(&mut self, gateway: &mut Gateway) {
+    pub fn flush(&mut self, now: Micros, gateway: &mut Gateway) {
         let mut dirty = mem::take(&mut self.dirty);
         for id in dirty.drain(..) {
             let Some(connection) = connection_mut(&mut self.slots, id) else { continue };
             connection.dirty = false;
             let before = connection.reply_bytes();
-            connection.send();
+            connection.send(now);
             self.reply_bytes -= before - connection.reply_bytes();
             if connection.is_over() {
                 self.end(id, gateway);
-            } else if connection.throttled && connection.has_room() {
+                continue;
+            }
+            look_in_time(&mut self.looks, &self.limits, id, connection);
+            if connection.throttled && connection.has_room() {
                 connection.throttled = false;
                 self.inbox.ring(Source::Connection(id));
             }
@@ -207,6 +278,10 @@ impl Clients {
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(place_of(id) as u32);
         self.reply_bytes -= connection.reply_bytes();
+        self.half_frames.forget(id);
+        if let Some(look_at) = connection.look_at {
+            self.looks.remove(&(look_at, id));
+        }
         gateway.disconnect(id);
         if connection.state == State::Closing {
             self.linger(connection.into_stream());
@@ -257,17 +332,19 @@ fn take_requests(
 ) -> Result<(), FrameError> {
     while connection.state == State::Open && allowance.is_left() {
         if !connection.has_room() {
-            connection.throttled = true;
+            connection.throttle();
             break;
         }
         if let Some(frame) = decoder.next_frame()? {
             connection.waiting += 1;
             let taken = gateway.request(now, id, frame);
+            connection.frame_taken(now, taken.held);
             allowance.spend(taken.bytes);
             if taken.close {
                 connection.state = State::Closing;
             }
         } else if !receiving || !connection.receive(decoder) {
+            connection.no_frame_left(now, !decoder.is_empty());
             break;
         }
     }
@@ -278,6 +355,22 @@ fn connection_mut(slots: &mut [Slot], id: ConnectionId) -> Option<&mut Connectio
     let place = place_of(id);
     let slot = slots.get_mut(place)?;
     if slot.id(place as u32) == id { slot.connection.as_mut() } else { None }
+}
+
+/// Makes sure that the connection is looked at when it is overdue, at the latest.
+fn look_in_time(
+    looks: &mut BTreeSet<(Micros, ConnectionId)>,
+    limits: &ClientLimits,
+    id: ConnectionId,
+    connection: &mut Connection,
+) {
+    let Some((due, _)) = connection.overdue_at(limits) else { return };
+    if connection.look_at.is_none_or(|look_at| due < look_at) {
+        if let Some(look_at) = connection.look_at.replace(due) {
+            looks.remove(&(look_at, id));
+        }
+        looks.insert((due, id));
+    }
 }
 
 fn mark_dirty(dirty: &mut Vec<ConnectionId>, id: ConnectionId, connection: &mut Connection) {

@@ -7,9 +7,13 @@ use std::task::{Context, Poll};
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
+use super::half_frames::Unfinished;
+use crate::ids::Micros;
 use crate::limits::{
-    CONNECTION_RECEIVE_BYTES, CONNECTION_REPLY_BYTES_KEPT, CONNECTION_REPLY_BYTES_MAX, CONNECTION_REQUESTS_MAX,
+    CONNECTION_RECEIVE_BYTES, CONNECTION_REPLY_BYTES_KEPT, CONNECTION_REPLY_BYTES_MAX, CONNECTION_REQUEST_BYTES_MAX,
+    CONNECTION_REQUESTS_MAX,
 };
+use crate::runtime::config::ClientLimits;
 use crate::runtime::inbox::Bell;
 use crate::wire::frame::Decoder;
 
@@ -26,16 +30,38 @@ pub(super) enum State {
     Broken,
 }
 
+/// What a client takes too long for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overdue {
+    Hello,
+    Frame,
+    Reply,
+    Idle,
+}
+
 pub(super) struct Connection {
     pub(super) state: State,
-    /// Requests that the gateway has and has not answered.
+    /// Requests that the gateway has and has not answered, and the bytes they hold there.
     pub(super) waiting: usize,
+    pub(super) waiting_bytes: usize,
     /// Set while requests are left unread for lack of room; whoever makes room rings the driver.
     pub(super) throttled: bool,
     /// Whether the connection is in the list of those to flush at the end of the turn.
     pub(super) dirty: bool,
-    /// Bytes that were received and are not yet a whole frame, or were not taken for lack of room.
-    pub(super) received: Option<Decoder>,
+    /// What was received and is not a whole frame yet, or was not taken for lack of room.
+    pub(super) unfinished: Unfinished,
+    /// The point in time at which the store looks whether it is overdue.
+    pub(super) look_at: Option<Micros>,
+    /// Whether it was found overdue there, and has a last moment.
+    pub(super) is_warned: bool,
+    /// Whether a frame was ever taken. The first is a Hello, or the gateway closes the connection.
+    has_spoken: bool,
+    /// When it was accepted, or a frame was taken, or the last reply sent.
+    active_at: Micros,
+    /// When the first byte of a frame came that is still not whole.
+    frame_since: Option<Micros>,
+    /// Since when replies wait without the client taking any.
+    reply_since: Option<Micros>,
     stream: TcpStream,
     bell: Bell,
     /// Replies; those before `sent` are with the kernel.
@@ -44,13 +70,20 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, bell: Bell) -> Connection {
+    pub(super) fn new(now: Micros, stream: TcpStream, bell: Bell) -> Connection {
         Connection {
             state: State::Open,
             waiting: 0,
+            waiting_bytes: 0,
             throttled: false,
             dirty: false,
-            received: None,
+            unfinished: Unfinished::Nothing,
+            look_at: None,
+            is_warned: false,
+            has_spoken: false,
+            active_at: now,
+            frame_since: None,
+            reply_since: None,
             stream,
             bell,
             replies: Vec::new(),
@@ -65,7 +98,49 @@ impl Connection {
 
     /// Whether a further request may be taken.
     pub(super) fn has_room(&self) -> bool {
-        self.waiting < CONNECTION_REQUESTS_MAX && self.reply_bytes() < CONNECTION_REPLY_BYTES_MAX
+        self.waiting < CONNECTION_REQUESTS_MAX
+            && self.waiting_bytes < CONNECTION_REQUEST_BYTES_MAX
+            && self.reply_bytes() < CONNECTION_REPLY_BYTES_MAX
+    }
+
+    /// When the client will have taken too long, unless something happens, and for what.
+    pub(super) fn overdue_at(&self, limits: &ClientLimits) -> Option<(Micros, Overdue)> {
+        let is_open = self.state == State::Open;
+        let frame = self.frame_since.filter(|_| is_open);
+        let owes_nothing = self.waiting == 0 && frame.is_none() && self.reply_since.is_none();
+        let silence = match (is_open, self.has_spoken) {
+            (true, false) => Some((self.active_at.plus(limits.hello_micros), Overdue::Hello)),
+            (true, true) if owes_nothing => limits.idle_micros.map(|idle| (self.active_at.plus(idle), Overdue::Idle)),
+            _ => None,
+        };
+        let frame = frame.map(|since| (since.plus(limits.frame_micros), Overdue::Frame));
+        let reply = self.reply_since.map(|since| (since.plus(limits.reply_micros), Overdue::Reply));
+        [silence, frame, reply].into_iter().flatten().min_by_key(|(due, _)| *due)
+    }
+
+    /// How long what is unfinished has been so: since the first byte of a half frame, or since the last frame was taken if
+    /// there was no room for more.
+    pub(super) fn unfinished_since(&self) -> Micros {
+        self.frame_since.unwrap_or(self.active_at)
+    }
+
+    /// A frame was taken, and holds so many bytes until it is answered.
+    pub(super) fn frame_taken(&mut self, now: Micros, held: usize) {
+        self.waiting_bytes += held;
+        self.has_spoken = true;
+        self.active_at = now;
+        self.frame_since = None;
+    }
+
+    /// There are no further frames now; there may be part of one.
+    pub(super) fn no_frame_left(&mut self, now: Micros, is_part_left: bool) {
+        self.frame_since = is_part_left.then(|| self.frame_since.unwrap_or(now));
+    }
+
+    /// There is no room for further frames, so the client is not late with anything it could send.
+    pub(super) fn throttle(&mut self) {
+        self.throttled = true;
+        self.frame_since = None;
     }
 
     /// Whether nothing is left to do for it.
@@ -96,7 +171,8 @@ impl Connection {
     }
 
     /// Sends what the kernel takes now; the bell rings when it takes more.
-    pub(super) fn send(&mut self) {
+    pub(super) fn send(&mut self, now: Micros) {
+        let waiting = self.reply_bytes();
         while self.reply_bytes() > 0 && self.state != State::Broken {
             let context = &mut Context::from_waker(self.bell.waker());
             match Pin::new(&mut self.stream).poll_write(context, &self.replies[self.sent..]) {
@@ -105,6 +181,12 @@ impl Connection {
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Poll::Ready(Err(_)) => self.state = State::Broken,
             }
+        }
+        if self.reply_bytes() == 0 {
+            self.active_at = if waiting > 0 { now } else { self.active_at };
+            self.reply_since = None;
+        } else if self.reply_bytes() < waiting || self.reply_since.is_none() {
+            self.reply_since = Some(now);
         }
         self.forget_sent();
     }

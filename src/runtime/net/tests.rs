@@ -12,10 +12,12 @@ use super::{Allowance, Clients, accept_clients, bind};
 use crate::engine::cluster::ClusterMap;
 use crate::engine::gateway::{Gateway, GatewayConfig};
 use crate::engine::part::{PackedKeys, PartAnswer, PartReply, PartRequest};
+use crate::engine::sessions::token::SessionSecret;
 use crate::error::ErrorCode;
 use crate::ids::{ClusterId, Index, Micros, NodeId, StoreId};
 use crate::limits::{CONNECTION_REQUESTS_MAX, REPLY_BYTES_MAX};
-use crate::runtime::clock::Alarm;
+use crate::runtime::clock::{Alarm, Clock};
+use crate::runtime::config::ClientLimits;
 use crate::runtime::inbox::{Inbox, Source};
 use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::wire::client::{Encoder, Hello, Reply, decode_reply};
@@ -24,9 +26,19 @@ use crate::wire::frame::Decoder;
 /// How long a test waits for bytes that must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Time limits that no test reaches.
+const PATIENT: ClientLimits = ClientLimits {
+    connections: 100,
+    hello_micros: 3_600_000_000,
+    frame_micros: 3_600_000_000,
+    reply_micros: 3_600_000_000,
+    idle_micros: None,
+};
+
 /// Serves on a thread of its own while `client` runs on this one. `parts` sees everything that is waiting to be answered
 /// whenever something has happened, and takes out what it wants answered now.
 fn serve(
+    limits: ClientLimits,
     parts: impl FnMut(&mut Vec<PartRequest>) -> Vec<PartRequest> + Send + 'static,
     client: impl FnOnce(SocketAddr),
 ) {
@@ -37,7 +49,7 @@ fn serve(
         let lifecycle = lifecycle.clone();
         move || {
             let executor = LocalExecutorBuilder::new(Placement::Unbound).make().expect("an executor");
-            executor.run(drive(listener, lifecycle, parts));
+            executor.run(drive(limits, listener, lifecycle, parts));
         }
     });
     client(address);
@@ -46,6 +58,7 @@ fn serve(
 }
 
 async fn drive(
+    limits: ClientLimits,
     listener: std::net::TcpListener,
     lifecycle: Arc<Lifecycle>,
     mut parts: impl FnMut(&mut Vec<PartRequest>) -> Vec<PartRequest>,
@@ -56,9 +69,12 @@ async fn drive(
         store: StoreId(0),
         map: Arc::new(ClusterMap::even(0, NodeId(1), 1, 1)),
         addresses: Vec::new(),
+        session_secret: SessionSecret([0; 16]),
+        session_age_micros: 1,
     };
-    let (now, inbox, mut alarm) = (Micros(1), Rc::new(Inbox::default()), Alarm::default());
-    let (mut gateway, mut clients, mut waiting) = (Gateway::new(config, now), Clients::new(inbox.clone()), Vec::new());
+    let (clock, inbox, mut alarm) = (Clock::start(), Rc::new(Inbox::default()), Alarm::default());
+    let mut clients = Clients::new(inbox.clone(), limits);
+    let (mut gateway, mut waiting) = (Gateway::new(config, clock.now()), Vec::new());
     let _accepting = glommio::spawn_local(accept_clients(listener, inbox.clone()));
     let _stopping = glommio::spawn_local({
         let inbox = inbox.clone();
@@ -69,16 +85,18 @@ async fn drive(
     });
     loop {
         inbox.wait(&mut alarm).await;
+        let now = clock.now();
         let mut allowance = Allowance::of_a_turn();
         while allowance.is_left()
             && let Some(source) = inbox.next()
         {
             match source {
-                Source::Accepted(stream) => clients.admit(stream),
+                Source::Accepted(stream) => clients.admit(now, stream),
                 Source::Connection(id) => clients.visit(now, id, &mut gateway, &mut allowance),
                 _ => return,
             }
         }
+        clients.end_overdue(now, &mut gateway);
         let output = gateway.take_output();
         waiting.extend(output.parts.into_iter().map(|(_, part)| part));
         clients.queue(&output.bytes, &output.frames);
@@ -88,7 +106,8 @@ async fn drive(
         }
         let output = gateway.take_output();
         clients.queue(&output.bytes, &output.frames);
-        clients.flush(&mut gateway);
+        clients.flush(now, &mut gateway);
+        alarm.set(now, clients.deadline().unwrap_or(Micros(u64::MAX)));
     }
 }
 
@@ -147,7 +166,7 @@ fn get(id: u64) -> Vec<u8> {
 
 #[test]
 fn a_client_that_speaks_nonsense_ends_its_own_connection_and_no_other() {
-    serve(at_once, |address| {
+    serve(PATIENT, at_once, |address| {
         let mut bystander = Client::connect(address);
         let mut stranger = TcpStream::connect(address).expect("connects");
         stranger.set_read_timeout(Some(PATIENCE)).expect("set");
@@ -161,7 +180,7 @@ fn a_client_that_speaks_nonsense_ends_its_own_connection_and_no_other() {
 
 #[test]
 fn a_damaged_frame_is_refused_and_what_came_before_it_is_answered() {
-    serve(at_once, |address| {
+    serve(PATIENT, at_once, |address| {
         let mut client = Client::connect(address);
         let mut damaged = get(2);
         *damaged.last_mut().expect("not empty") ^= 1;
@@ -176,7 +195,7 @@ fn a_damaged_frame_is_refused_and_what_came_before_it_is_answered() {
 
 #[test]
 fn a_client_may_close_its_side_and_still_gets_its_answers() {
-    serve(at_once, |address| {
+    serve(PATIENT, at_once, |address| {
         let mut client = Client::connect(address);
         for id in 0..100 {
             client.send(&get(id));
@@ -202,7 +221,7 @@ fn a_client_with_too_many_requests_under_way_is_not_read_until_some_are_answered
         }
         std::mem::take(waiting)
     };
-    serve(withhold, |address| {
+    serve(PATIENT, withhold, |address| {
         let mut client = Client::connect(address);
         let mut sender = client.stream.try_clone().expect("a second handle");
         let sending = std::thread::spawn(move || {
@@ -216,7 +235,7 @@ fn a_client_with_too_many_requests_under_way_is_not_read_until_some_are_answered
 
 #[test]
 fn a_reply_that_the_client_does_not_read_holds_up_nobody_else() {
-    serve(at_once, |address| {
+    serve(PATIENT, at_once, |address| {
         let mut lazy = Client::connect(address);
         lazy.stream.set_nonblocking(true).expect("set");
         // Until neither side's socket takes any more: the server has stopped reading this client.

@@ -1,10 +1,13 @@
 //! Writing requests and replies as whole frames.
 
-use super::{GetReply, Hello, IncrementReply, Part, Status, TopKReply, Welcome, fb};
+use super::{
+    AttachReply, Credentials, GetReply, Hello, IncrementReply, Opened, Part, ResolveReply, Stamp, Status, TopKReply,
+    Welcome, fb,
+};
 use crate::engine::part::PackedKeys;
 use crate::engine::status::{ShardStatus, StoreStatus};
 use crate::error::ErrorCode;
-use crate::ids::ClusterId;
+use crate::ids::{ClusterId, Sequence, SessionToken};
 use crate::limits::ERROR_TEXT_BYTES_MAX;
 use crate::wire::frame::{Kind, push_frame};
 use flatbuffers::{FlatBufferBuilder, Push, Vector, WIPOffset};
@@ -48,7 +51,7 @@ impl Encoder {
         self.finish(out, Kind::Hello, request_id, root);
     }
 
-    /// A batch of increments, one delta for each key.
+    /// A batch of increments, one delta for each key. With a stamp it may be sent again, and counts once.
     ///
     /// # Panics
     /// If there are not as many deltas as keys.
@@ -59,13 +62,16 @@ impl Encoder {
         keys: &PackedKeys,
         deltas: &[i64],
         want_values: bool,
+        stamp: Option<&Stamp>,
     ) {
+        let stamp = stamp.map(session_stamp);
         assert_eq!(keys.len(), deltas.len(), "one delta for each key");
         let args = fb::IncrementRequestArgs {
             deltas: Some(self.builder.create_vector(deltas)),
             key_ends: Some(self.builder.create_vector(&keys.ends)),
             keys: Some(self.builder.create_vector(&keys.bytes)),
             want_values,
+            stamp: stamp.as_ref(),
         };
         let root = fb::IncrementRequest::create(&mut self.builder, &args);
         self.finish(out, Kind::Increment, request_id, root);
@@ -91,6 +97,42 @@ impl Encoder {
     pub fn status(&mut self, out: &mut Vec<u8>, request_id: u64) {
         let root = fb::StatusRequest::create(&mut self.builder, &fb::StatusRequestArgs {});
         self.finish(out, Kind::Status, request_id, root);
+    }
+
+    /// Opens a session, of this name or without one.
+    pub fn open_session(&mut self, out: &mut Vec<u8>, request_id: u64, name: Option<&[u8]>) {
+        let args = fb::OpenSessionRequestArgs { name: name.map(|name| self.builder.create_vector(name)) };
+        let root = fb::OpenSessionRequest::create(&mut self.builder, &args);
+        self.finish(out, Kind::OpenSession, request_id, root);
+    }
+
+    /// Takes over a named session.
+    pub fn attach_session(&mut self, out: &mut Vec<u8>, request_id: u64, credentials: &Credentials) {
+        let (token_low, token_high) = halves(credentials.token);
+        let (session, epoch) = (credentials.session.0, credentials.epoch.0);
+        let args = fb::AttachSessionRequestArgs { session, epoch, token_low, token_high };
+        let root = fb::AttachSessionRequest::create(&mut self.builder, &args);
+        self.finish(out, Kind::AttachSession, request_id, root);
+    }
+
+    /// Leaves a named session.
+    pub fn close_session(&mut self, out: &mut Vec<u8>, request_id: u64, credentials: &Credentials, progress: Sequence) {
+        let (token_low, token_high) = halves(credentials.token);
+        let (session, epoch) = (credentials.session.0, credentials.epoch.0);
+        let args = fb::CloseSessionRequestArgs { session, epoch, token_low, token_high, progress: progress.0 };
+        let root = fb::CloseSessionRequest::create(&mut self.builder, &args);
+        self.finish(out, Kind::CloseSession, request_id, root);
+    }
+
+    /// Asks what became of a request with these keys, or of one whose keys are not known.
+    pub fn resolve(&mut self, out: &mut Vec<u8>, request_id: u64, stamp: &Stamp, keys: Option<&PackedKeys>) {
+        let args = fb::ResolveRequestArgs {
+            key_ends: keys.map(|keys| self.builder.create_vector(&keys.ends)),
+            keys: keys.map(|keys| self.builder.create_vector(&keys.bytes)),
+            stamp: Some(&session_stamp(stamp)),
+        };
+        let root = fb::ResolveRequest::create(&mut self.builder, &args);
+        self.finish(out, Kind::Resolve, request_id, root);
     }
 
     /// Answers `Hello`.
@@ -213,8 +255,50 @@ impl Encoder {
             range_end: shard.range_end.0,
             keys: shard.keys,
             memory_bytes: shard.memory_bytes,
+            sessions: shard.sessions,
+            session_mark: shard.session_mark.0,
         };
         fb::ShardStatus::create(&mut self.builder, &args)
+    }
+
+    /// Answers the opening of a session.
+    pub fn open_session_reply(&mut self, out: &mut Vec<u8>, request_id: u64, opened: &Opened) {
+        let (token_low, token_high) = halves(opened.credentials.token);
+        let args = fb::OpenSessionReplyArgs {
+            session: opened.credentials.session.0,
+            epoch: opened.credentials.epoch.0,
+            token_low,
+            token_high,
+            age_micros_max: opened.age_micros_max,
+            progress: opened.progress.0,
+            resumed: opened.resumed,
+        };
+        let root = fb::OpenSessionReply::create(&mut self.builder, &args);
+        self.finish(out, Kind::OpenSessionReply, request_id, root);
+    }
+
+    /// Answers an attachment.
+    pub fn attach_session_reply(&mut self, out: &mut Vec<u8>, request_id: u64, reply: &AttachReply) {
+        let args = fb::AttachSessionReplyArgs { parts: self.parts(&reply.parts), floor: reply.floor.0 };
+        let root = fb::AttachSessionReply::create(&mut self.builder, &args);
+        self.finish(out, Kind::AttachSessionReply, request_id, root);
+    }
+
+    /// Answers the closing of a session.
+    pub fn close_session_reply(&mut self, out: &mut Vec<u8>, request_id: u64) {
+        let root = fb::CloseSessionReply::create(&mut self.builder, &fb::CloseSessionReplyArgs {});
+        self.finish(out, Kind::CloseSessionReply, request_id, root);
+    }
+
+    /// Says what became of a request.
+    pub fn resolve_reply(&mut self, out: &mut Vec<u8>, request_id: u64, reply: &ResolveReply) {
+        let part = |part: &super::ResolvedPart| {
+            let (index, shard, first) = (part.applied_index.0, part.shard.0, part.first_position);
+            fb::ResolvedPart::new(index, shard, first, part.increments, part.overflowed, part.resolution as u8, 0, 0, 0)
+        };
+        let parts = self.builder.create_vector_from_iter(reply.parts.iter().map(part));
+        let root = fb::ResolveReply::create(&mut self.builder, &fb::ResolveReplyArgs { parts: Some(parts) });
+        self.finish(out, Kind::ResolveReply, request_id, root);
     }
 
     fn parts(&mut self, parts: &[Part]) -> Column<fb::Part> {
@@ -238,4 +322,15 @@ impl Encoder {
         push_frame(out, kind, request_id, self.builder.finished_data());
         self.builder.reset();
     }
+}
+
+fn session_stamp(stamp: &Stamp) -> fb::SessionStamp {
+    let Stamp { credentials, sequence, low_water } = stamp;
+    let (low, high) = halves(credentials.token);
+    fb::SessionStamp::new(credentials.session.0, low, high, sequence.0, low_water.0, credentials.epoch.0, 0)
+}
+
+/// A token as two words, the low one first.
+fn halves(token: SessionToken) -> (u64, u64) {
+    (token.0 as u64, (token.0 >> 64) as u64)
 }

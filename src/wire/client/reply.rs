@@ -1,11 +1,11 @@
 //! Replies: owned values, filled by a server or read by a client.
 
-use super::{Keys, RequestError, cluster_id, elements, fb, root};
+use super::{Keys, Opened, RequestError, cluster_id, credentials, elements, fb, root};
 use crate::engine::cluster::{ShardRange, StoreAddress};
 use crate::engine::part::PackedKeys;
 use crate::engine::status::{ShardStatus, StoreStatus};
 use crate::error::ErrorCode;
-use crate::ids::{ClusterId, Index, KeyHash, NodeId, ShardId, StoreId, Term};
+use crate::ids::{ClusterId, Index, KeyHash, NodeId, Sequence, SessionId, ShardId, StoreId, Term};
 use crate::limits::{
     BATCH_KEYS_MAX, ERROR_TEXT_BYTES_MAX, FLATBUFFER_TABLES_MAX, REPLY_BYTES_MAX, SHARDS_MAX, STORES_MAX, TOP_KEYS_MAX,
 };
@@ -25,6 +25,14 @@ pub enum Reply {
     TopK(TopKReply),
     /// Answers `Status`.
     Status(Status),
+    /// Answers `OpenSession`.
+    OpenSession(Opened),
+    /// Answers `AttachSession`.
+    AttachSession(AttachReply),
+    /// Answers `CloseSession`.
+    CloseSession,
+    /// Answers `Resolve`.
+    Resolve(ResolveReply),
     /// The request was refused as a whole.
     Error {
         /// Why. A code this version does not know becomes `Unknown`: it may mean that something was applied.
@@ -98,6 +106,14 @@ pub struct GetReply {
     pub found: Vec<u8>,
 }
 
+impl GetReply {
+    /// The counts; `None` for a key that does not exist.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<Option<i64>> {
+        self.counts.iter().zip(&self.found).map(|(&count, &found)| (found == 1).then_some(count)).collect()
+    }
+}
+
 /// The highest counts, highest first, equal counts in ascending byte order of the key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopKReply {
@@ -107,6 +123,52 @@ pub struct TopKReply {
     pub keys: PackedKeys,
     /// One for each key.
     pub counts: Vec<i64>,
+}
+
+/// Answers the attachment to a named session: former holders are refused from now on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AttachReply {
+    /// The entry that says so in each shard.
+    pub parts: Vec<Part>,
+    /// Every request up to this one was answered to a former holder.
+    pub floor: Sequence,
+}
+
+/// What became of a request in one shard. The numbers are those of `schema/client.fbs`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Resolution {
+    /// It was applied.
+    Applied = 0,
+    /// It was not applied, and never will be.
+    Fenced = 1,
+    /// It is at or under the floor: the client has had the answer.
+    #[default]
+    Forgotten = 2,
+}
+
+/// One shard's word on a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResolvedPart {
+    /// The shard.
+    pub shard: ShardId,
+    /// What became of the request there.
+    pub resolution: Resolution,
+    /// Where it was applied, or fenced. 0 if that is forgotten.
+    pub applied_index: Index,
+    /// If applied: place of its first increment in the entry.
+    pub first_position: u32,
+    /// If applied: how many increments.
+    pub increments: u32,
+    /// How many of them were refused for overflow.
+    pub overflowed: u32,
+}
+
+/// Answers `Resolve`. Nothing more becomes of the request in any of these shards.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResolveReply {
+    /// One for each shard asked.
+    pub parts: Vec<ResolvedPart>,
 }
 
 /// A server's first frame.
@@ -161,6 +223,14 @@ pub fn decode_reply(kind: u8, payload: &[u8]) -> Result<Reply, RequestError> {
         Some(Kind::GetReply) => decode_get(root(payload, 1)?).map(Reply::Get),
         Some(Kind::TopKReply) => decode_top_k(root(payload, 1)?).map(Reply::TopK),
         Some(Kind::StatusReply) => decode_status(root(payload, FLATBUFFER_TABLES_MAX)?).map(Reply::Status),
+        Some(Kind::OpenSessionReply) => decode_opened(root(payload, 1)?),
+        Some(Kind::AttachSessionReply) => {
+            let table: fb::AttachSessionReply<'_> = root(payload, 1)?;
+            let (parts, _) = parts(table.parts(), 0)?;
+            Ok(Reply::AttachSession(AttachReply { parts, floor: Sequence(table.floor()) }))
+        }
+        Some(Kind::CloseSessionReply) => root::<fb::CloseSessionReply<'_>>(payload, 1).map(|_| Reply::CloseSession),
+        Some(Kind::ResolveReply) => decode_resolved(root(payload, 1)?),
         Some(Kind::Error) => decode_error(root(payload, 1)?),
         _ => Err(RequestError {
             code: ErrorCode::Unsupported,
@@ -281,7 +351,43 @@ fn shard_status(table: fb::ShardStatus<'_>) -> ShardStatus {
         range_end: KeyHash(table.range_end()),
         keys: table.keys(),
         memory_bytes: table.memory_bytes(),
+        sessions: table.sessions(),
+        session_mark: SessionId(table.session_mark()),
     }
+}
+
+fn decode_opened(table: fb::OpenSessionReply<'_>) -> Result<Reply, RequestError> {
+    Ok(Reply::OpenSession(Opened {
+        credentials: credentials(table.session(), table.epoch(), table.token_low(), table.token_high())?,
+        age_micros_max: table.age_micros_max(),
+        progress: Sequence(table.progress()),
+        resumed: table.resumed(),
+    }))
+}
+
+fn decode_resolved(table: fb::ResolveReply<'_>) -> Result<Reply, RequestError> {
+    let vector = table.parts();
+    if vector.len() > SHARDS_MAX {
+        return Err(RequestError::too_large("parts of a reply", vector.len(), SHARDS_MAX));
+    }
+    let part = |part: &fb::ResolvedPart| {
+        let resolution = match part.resolution() {
+            0 => Resolution::Applied,
+            1 => Resolution::Fenced,
+            2 => Resolution::Forgotten,
+            other => return Err(RequestError::malformed(format!("a resolution of number {other}"))),
+        };
+        Ok(ResolvedPart {
+            shard: ShardId(part.shard()),
+            resolution,
+            applied_index: Index(part.applied_index()),
+            first_position: part.first_position(),
+            increments: part.increments(),
+            overflowed: part.overflowed(),
+        })
+    };
+    let parts = vector.iter().map(part).collect::<Result<_, _>>()?;
+    Ok(Reply::Resolve(ResolveReply { parts }))
 }
 
 fn decode_error(table: fb::ErrorReply<'_>) -> Result<Reply, RequestError> {

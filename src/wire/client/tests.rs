@@ -32,7 +32,7 @@ fn packed(keys: &[Vec<u8>]) -> PackedKeys {
 }
 
 fn increment_frame(keys: &PackedKeys, deltas: &[i64]) -> (u8, Vec<u8>) {
-    frame_of(|encoder, out| encoder.increment(out, 77, keys, deltas, true))
+    frame_of(|encoder, out| encoder.increment(out, 77, keys, deltas, true, None))
 }
 
 fn code_of(frame: &(u8, Vec<u8>)) -> ErrorCode {
@@ -63,7 +63,7 @@ fn requests_without_columns_round_trip() {
     assert_eq!(code_of(&top(10_001)), ErrorCode::TooLarge);
     let (kind, payload) = frame_of(|encoder, out| encoder.status(out, 77));
     assert!(matches!(decode_request(kind, &payload), Ok(Request::Status)));
-    for kind in [0, 6, 128, Kind::Welcome as u8, Kind::Error as u8] {
+    for kind in [0, 10, 128, Kind::Welcome as u8, Kind::Error as u8] {
         assert_eq!(code_of(&(kind, payload.clone())), ErrorCode::Unsupported);
     }
 }
@@ -94,6 +94,7 @@ fn columns_of_different_lengths_are_refused() {
         key_ends: Some(builder.create_vector(&[1_u32, 2])),
         deltas: Some(builder.create_vector(&[5_i64])),
         want_values: false,
+        stamp: None,
     };
     let root = fb::IncrementRequest::create(&mut builder, &args);
     builder.finish_minimal(root);
@@ -140,6 +141,8 @@ fn every_field_of_a_status_round_trips() {
         range_end: KeyHash(7),
         keys: 8,
         memory_bytes: 9,
+        sessions: 23,
+        session_mark: SessionId(24),
     };
     let store = StoreStatus {
         store: StoreId(10),
@@ -184,6 +187,101 @@ fn every_field_of_a_welcome_round_trips() {
     assert!(reply_of(|encoder, out| encoder.welcome(out, 77, &gap)).is_err());
     let twice = Welcome { shards: vec![range; 2], ..welcome };
     assert!(reply_of(|encoder, out| encoder.welcome(out, 77, &twice)).is_err());
+}
+
+const CREDENTIALS: Credentials =
+    Credentials { session: SessionId(3), epoch: SessionEpoch(4), token: SessionToken(5 << 64 | 6) };
+
+fn stamp(sequence: u64, low_water: u64) -> Stamp {
+    Stamp { credentials: CREDENTIALS, sequence: Sequence(sequence), low_water: Sequence(low_water) }
+}
+
+#[test]
+fn stamps_round_trip_and_have_bounds() {
+    let keys = packed(&[b"a".to_vec()]);
+    let increment = |stamp| frame_of(|encoder, out| encoder.increment(out, 77, &keys, &[1], false, Some(&stamp)));
+    for good in [stamp(1, 0), stamp(u64::MAX, u64::MAX - 1), stamp(SESSION_SPAN_MAX + 7, 7)] {
+        let (kind, payload) = increment(good);
+        match decode_request(kind, &payload) {
+            Ok(Request::Increment(request)) => assert_eq!(request.stamp, Some(good)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(code_of(&increment(stamp(0, 0))), ErrorCode::Malformed);
+    assert_eq!(code_of(&increment(stamp(5, 5))), ErrorCode::Malformed);
+    assert_eq!(code_of(&increment(stamp(5, 6))), ErrorCode::Malformed);
+    assert_eq!(code_of(&increment(stamp(SESSION_SPAN_MAX + 8, 7))), ErrorCode::TooLarge);
+    let nobody = Stamp { credentials: Credentials { session: SessionId(0), ..CREDENTIALS }, ..stamp(1, 0) };
+    assert_eq!(code_of(&increment(nobody)), ErrorCode::Malformed);
+}
+
+#[test]
+fn digests_are_those_of_the_content() {
+    let digest = |keys: &[&[u8]], deltas: &[i64], values| {
+        let keys = packed(&keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>());
+        let (kind, payload) = frame_of(|encoder, out| encoder.increment(out, 77, &keys, deltas, values, None));
+        match decode_request(kind, &payload) {
+            Ok(Request::Increment(request)) => request.digest(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let one = digest(&[b"ab", b"c"], &[1, 2], true);
+    assert_eq!(digest(&[b"ab", b"c"], &[1, 2], true), one);
+    assert_ne!(digest(&[b"ab", b"c"], &[1, 2], false), one);
+    assert_ne!(digest(&[b"ab", b"c"], &[2, 1], true), one);
+    assert_ne!(digest(&[b"a", b"bc"], &[1, 2], true), one);
+    assert_ne!(digest(&[b"c", b"ab"], &[1, 2], true), one);
+}
+
+#[test]
+fn requests_about_sessions_round_trip() {
+    let request = |write: &dyn Fn(&mut Encoder, &mut Vec<u8>)| frame_of(|encoder, out| write(encoder, out));
+    for (name, expected) in [(None, None), (Some(&b"job"[..]), Some(&b"job"[..])), (Some(b""), None)] {
+        let (kind, payload) = request(&|encoder, out| encoder.open_session(out, 77, name));
+        match decode_request(kind, &payload) {
+            Ok(Request::OpenSession { name }) => assert_eq!(name, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+    let long = [b'n'; SESSION_NAME_BYTES_MAX + 1];
+    assert_eq!(code_of(&request(&|encoder, out| encoder.open_session(out, 77, Some(&long)))), ErrorCode::TooLarge);
+    let (kind, payload) = request(&|encoder, out| encoder.attach_session(out, 77, &CREDENTIALS));
+    assert!(matches!(decode_request(kind, &payload), Ok(Request::AttachSession(CREDENTIALS))));
+    let (kind, payload) = request(&|encoder, out| encoder.close_session(out, 77, &CREDENTIALS, Sequence(9)));
+    let decoded = decode_request(kind, &payload);
+    assert!(matches!(decoded, Ok(Request::CloseSession { credentials: CREDENTIALS, progress: Sequence(9) })));
+    for keys in [None, Some(packed(&[b"a".to_vec(), b"bc".to_vec()]))] {
+        let (kind, payload) = request(&|encoder, out| encoder.resolve(out, 77, &stamp(8, 2), keys.as_ref()));
+        match decode_request(kind, &payload) {
+            Ok(Request::Resolve { stamp: decoded, keys: found }) => {
+                assert_eq!((decoded, found.map(|keys| keys.len())), (stamp(8, 2), keys.map(|keys| keys.len())));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn replies_about_sessions_round_trip() {
+    let opened = Opened { credentials: CREDENTIALS, age_micros_max: 7, progress: Sequence(8), resumed: true };
+    assert_eq!(reply_of(|e, out| e.open_session_reply(out, 77, &opened)), Ok(Reply::OpenSession(opened)));
+    let attached = AttachReply {
+        parts: vec![Part { shard: ShardId(1), applied_index: Index(2), ..Part::default() }],
+        floor: Sequence(9),
+    };
+    assert_eq!(reply_of(|e, out| e.attach_session_reply(out, 77, &attached)), Ok(Reply::AttachSession(attached)));
+    assert_eq!(reply_of(|e, out| e.close_session_reply(out, 77)), Ok(Reply::CloseSession));
+    let part = |resolution| ResolvedPart {
+        shard: ShardId(1),
+        resolution,
+        applied_index: Index(2),
+        first_position: 3,
+        increments: 4,
+        overflowed: 5,
+    };
+    let parts = [Resolution::Applied, Resolution::Fenced, Resolution::Forgotten].map(part).to_vec();
+    let resolved = ResolveReply { parts };
+    assert_eq!(reply_of(|e, out| e.resolve_reply(out, 77, &resolved)), Ok(Reply::Resolve(resolved)));
 }
 
 #[test]
@@ -338,11 +436,11 @@ fn an_encoder_reuses_its_memory_without_traces_of_the_last_message() {
     let mut encoder = Encoder::new();
     let mut frames = Vec::new();
     let keys = packed(&[b"some key".to_vec()]);
-    encoder.increment(&mut frames, 1, &keys, &[1], false);
+    encoder.increment(&mut frames, 1, &keys, &[1], false, None);
     let length = frames.len();
     encoder.get(&mut frames, 2, &packed(&[vec![b'x'; 900]]));
     let middle = frames.len();
-    encoder.increment(&mut frames, 1, &keys, &[1], false);
+    encoder.increment(&mut frames, 1, &keys, &[1], false, None);
     assert_eq!(frames[..length], frames[middle..]);
     assert!(length > FRAME_HEADER_BYTES);
 }

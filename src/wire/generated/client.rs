@@ -13,10 +13,10 @@ pub mod wire {
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_ERROR_CODE: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_ERROR_CODE: u8 = 11;
+pub const ENUM_MAX_ERROR_CODE: u8 = 17;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_ERROR_CODE: [ErrorCode; 12] = [
+pub const ENUM_VALUES_ERROR_CODE: [ErrorCode; 18] = [
   ErrorCode::Ok,
   ErrorCode::Malformed,
   ErrorCode::TooLarge,
@@ -29,6 +29,12 @@ pub const ENUM_VALUES_ERROR_CODE: [ErrorCode; 12] = [
   ErrorCode::Unknown,
   ErrorCode::WrongShard,
   ErrorCode::ShuttingDown,
+  ErrorCode::Forgotten,
+  ErrorCode::SessionExpired,
+  ErrorCode::OtherContent,
+  ErrorCode::Fenced,
+  ErrorCode::SessionTaken,
+  ErrorCode::BadSession,
 ];
 
 /// Why a request, or one increment of it, was refused. Numbers are never reused.
@@ -61,9 +67,21 @@ impl ErrorCode {
   pub const WrongShard: Self = Self(10);
   /// The server is stopping; nothing was applied.
   pub const ShuttingDown: Self = Self(11);
+  /// The sequence is at or under the session's floor: it was decided once, and its outcome is kept no more.
+  pub const Forgotten: Self = Self(12);
+  /// The session has ended by age. This copy was not applied; an earlier one may have been.
+  pub const SessionExpired: Self = Self(13);
+  /// The session has used the sequence for a request with other content. Nothing was applied.
+  pub const OtherContent: Self = Self(14);
+  /// The sequence was resolved before the request came: not applied, and never will be.
+  pub const Fenced: Self = Self(15);
+  /// The named session was opened again by somebody else. This copy was not applied; an earlier one may have been.
+  pub const SessionTaken: Self = Self(16);
+  /// The session does not exist, or the token is not its own. Nothing was applied.
+  pub const BadSession: Self = Self(17);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 11;
+  pub const ENUM_MAX: u8 = 17;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Ok,
     Self::Malformed,
@@ -77,6 +95,12 @@ impl ErrorCode {
     Self::Unknown,
     Self::WrongShard,
     Self::ShuttingDown,
+    Self::Forgotten,
+    Self::SessionExpired,
+    Self::OtherContent,
+    Self::Fenced,
+    Self::SessionTaken,
+    Self::BadSession,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -93,6 +117,12 @@ impl ErrorCode {
       Self::Unknown => Some("Unknown"),
       Self::WrongShard => Some("WrongShard"),
       Self::ShuttingDown => Some("ShuttingDown"),
+      Self::Forgotten => Some("Forgotten"),
+      Self::SessionExpired => Some("SessionExpired"),
+      Self::OtherContent => Some("OtherContent"),
+      Self::Fenced => Some("Fenced"),
+      Self::SessionTaken => Some("SessionTaken"),
+      Self::BadSession => Some("BadSession"),
       _ => None,
     }
   }
@@ -147,6 +177,97 @@ impl<'a> ::flatbuffers::Verifiable for ErrorCode {
 }
 
 impl ::flatbuffers::SimpleToVerifyInSlice for ErrorCode {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_RESOLUTION: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_RESOLUTION: u8 = 2;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_RESOLUTION: [Resolution; 3] = [
+  Resolution::Applied,
+  Resolution::Fenced,
+  Resolution::Forgotten,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct Resolution(pub u8);
+#[allow(non_upper_case_globals)]
+impl Resolution {
+  /// It was applied, at the index given.
+  pub const Applied: Self = Self(0);
+  /// It was not applied, and never will be.
+  pub const Fenced: Self = Self(1);
+  /// It is at or under the floor: the client has had the answer.
+  pub const Forgotten: Self = Self(2);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 2;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Applied,
+    Self::Fenced,
+    Self::Forgotten,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Applied => Some("Applied"),
+      Self::Fenced => Some("Fenced"),
+      Self::Forgotten => Some("Forgotten"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for Resolution {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for Resolution {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for Resolution {
+    type Output = Resolution;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for Resolution {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Resolution {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Resolution {}
 /// One shard's part of an answer: the point of that shard's log it was computed at,
 /// and how many keys of the request it covers.
 // struct Part, aligned to 8
@@ -595,6 +716,651 @@ impl<'a> ShardRange {
         &x_le as *const _ as *const u8,
         self.0[22..].as_mut_ptr(),
         ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+/// Names one request of a session, so that however often it is sent it counts once.
+// struct SessionStamp, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct SessionStamp(pub [u8; 48]);
+impl Default for SessionStamp { 
+  fn default() -> Self { 
+    Self([0; 48])
+  }
+}
+impl ::core::fmt::Debug for SessionStamp {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("SessionStamp")
+      .field("session", &self.session())
+      .field("token_low", &self.token_low())
+      .field("token_high", &self.token_high())
+      .field("sequence", &self.sequence())
+      .field("low_water", &self.low_water())
+      .field("epoch", &self.epoch())
+      .field("reserved", &self.reserved())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for SessionStamp {}
+impl<'a> ::flatbuffers::Follow<'a> for SessionStamp {
+  type Inner = &'a SessionStamp;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a SessionStamp>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a SessionStamp {
+  type Inner = &'a SessionStamp;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<SessionStamp>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for SessionStamp {
+    type Output = SessionStamp;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const SessionStamp as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for SessionStamp {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> SessionStamp {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    session: u64,
+    token_low: u64,
+    token_high: u64,
+    sequence: u64,
+    low_water: u64,
+    epoch: u32,
+    reserved: u32,
+  ) -> Self {
+    let mut s = Self([0; 48]);
+    s.set_session(session);
+    s.set_token_low(token_low);
+    s.set_token_high(token_high);
+    s.set_sequence(sequence);
+    s.set_low_water(low_water);
+    s.set_epoch(epoch);
+    s.set_reserved(reserved);
+    s
+  }
+
+  pub fn session(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_session(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  /// The session's token, as SessionReply gave it.
+  pub fn token_low(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_token_low(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn token_high(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_token_high(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  /// The request's number in its session, from 1 on. Sent again, a request has the same number and the same content.
+  pub fn sequence(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[24..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_sequence(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[24..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  /// Every request up to this number has been answered: the server may forget their outcomes. Less than `sequence`.
+  pub fn low_water(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[32..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_low_water(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[32..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn epoch(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[40..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_epoch(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[40..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn reserved(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[44..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_reserved(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[44..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+/// What became of a request in one shard.
+// struct ResolvedPart, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct ResolvedPart(pub [u8; 32]);
+impl Default for ResolvedPart { 
+  fn default() -> Self { 
+    Self([0; 32])
+  }
+}
+impl ::core::fmt::Debug for ResolvedPart {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("ResolvedPart")
+      .field("applied_index", &self.applied_index())
+      .field("shard", &self.shard())
+      .field("first_position", &self.first_position())
+      .field("increments", &self.increments())
+      .field("overflowed", &self.overflowed())
+      .field("resolution", &self.resolution())
+      .field("reserved_1", &self.reserved_1())
+      .field("reserved_2", &self.reserved_2())
+      .field("reserved_3", &self.reserved_3())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for ResolvedPart {}
+impl<'a> ::flatbuffers::Follow<'a> for ResolvedPart {
+  type Inner = &'a ResolvedPart;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a ResolvedPart>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a ResolvedPart {
+  type Inner = &'a ResolvedPart;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<ResolvedPart>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for ResolvedPart {
+    type Output = ResolvedPart;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const ResolvedPart as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for ResolvedPart {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> ResolvedPart {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    applied_index: u64,
+    shard: u32,
+    first_position: u32,
+    increments: u32,
+    overflowed: u32,
+    resolution: u8,
+    reserved_1: u8,
+    reserved_2: u16,
+    reserved_3: u32,
+  ) -> Self {
+    let mut s = Self([0; 32]);
+    s.set_applied_index(applied_index);
+    s.set_shard(shard);
+    s.set_first_position(first_position);
+    s.set_increments(increments);
+    s.set_overflowed(overflowed);
+    s.set_resolution(resolution);
+    s.set_reserved_1(reserved_1);
+    s.set_reserved_2(reserved_2);
+    s.set_reserved_3(reserved_3);
+    s
+  }
+
+  pub fn applied_index(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_applied_index(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn shard(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_shard(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn first_position(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[12..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_first_position(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[12..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  /// Increments of the request that were decided in this shard, and how many of them overflowed.
+  pub fn increments(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_increments(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn overflowed(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[20..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_overflowed(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[20..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  /// Of a Resolution.
+  pub fn resolution(&self) -> u8 {
+    let mut mem = ::core::mem::MaybeUninit::<<u8 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[24..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_resolution(&mut self, x: u8) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[24..].as_mut_ptr(),
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn reserved_1(&self) -> u8 {
+    let mut mem = ::core::mem::MaybeUninit::<<u8 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[25..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_reserved_1(&mut self, x: u8) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[25..].as_mut_ptr(),
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn reserved_2(&self) -> u16 {
+    let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[26..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_reserved_2(&mut self, x: u16) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[26..].as_mut_ptr(),
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn reserved_3(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[28..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_reserved_3(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[28..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
     }
   }
@@ -1109,7 +1875,7 @@ impl ::core::fmt::Debug for Welcome<'_> {
 pub enum IncrementRequestOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
-/// Adds each delta to its key's count, in order. Kind 2. Without a session the server does not
+/// Adds each delta to its key's count, in order. Kind 2. Without a stamp the server does not
 /// deduplicate: a request that was sent must not be sent again unless counting twice is acceptable.
 pub struct IncrementRequest<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
@@ -1128,6 +1894,7 @@ impl<'a> IncrementRequest<'a> {
   pub const VT_KEY_ENDS: ::flatbuffers::VOffsetT = 6;
   pub const VT_DELTAS: ::flatbuffers::VOffsetT = 8;
   pub const VT_WANT_VALUES: ::flatbuffers::VOffsetT = 10;
+  pub const VT_STAMP: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1139,6 +1906,7 @@ impl<'a> IncrementRequest<'a> {
     args: &'args IncrementRequestArgs<'args>
   ) -> ::flatbuffers::WIPOffset<IncrementRequest<'bldr>> {
     let mut builder = IncrementRequestBuilder::new(_fbb);
+    if let Some(x) = args.stamp { builder.add_stamp(x); }
     if let Some(x) = args.deltas { builder.add_deltas(x); }
     if let Some(x) = args.key_ends { builder.add_key_ends(x); }
     if let Some(x) = args.keys { builder.add_keys(x); }
@@ -1177,6 +1945,14 @@ impl<'a> IncrementRequest<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<bool>(IncrementRequest::VT_WANT_VALUES, Some(false)).unwrap()}
   }
+  /// Session and number. With it, the answer to a request that was applied before is the original one.
+  #[inline]
+  pub fn stamp(&self) -> Option<&'a SessionStamp> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<SessionStamp>(IncrementRequest::VT_STAMP, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for IncrementRequest<'_> {
@@ -1189,6 +1965,7 @@ impl ::flatbuffers::Verifiable for IncrementRequest<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("key_ends", Self::VT_KEY_ENDS, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, i64>>>("deltas", Self::VT_DELTAS, true)?
      .visit_field::<bool>("want_values", Self::VT_WANT_VALUES, false)?
+     .visit_field::<SessionStamp>("stamp", Self::VT_STAMP, false)?
      .finish();
     Ok(())
   }
@@ -1198,6 +1975,7 @@ pub struct IncrementRequestArgs<'a> {
     pub key_ends: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
     pub deltas: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, i64>>>,
     pub want_values: bool,
+    pub stamp: Option<&'a SessionStamp>,
 }
 impl<'a> Default for IncrementRequestArgs<'a> {
   #[inline]
@@ -1207,6 +1985,7 @@ impl<'a> Default for IncrementRequestArgs<'a> {
       key_ends: None, // required field
       deltas: None, // required field
       want_values: false,
+      stamp: None,
     }
   }
 }
@@ -1233,6 +2012,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> IncrementRequestBuilder<'a, '
     self.fbb_.push_slot::<bool>(IncrementRequest::VT_WANT_VALUES, want_values, false);
   }
   #[inline]
+  pub fn add_stamp(&mut self, stamp: &SessionStamp) {
+    self.fbb_.push_slot_always::<&SessionStamp>(IncrementRequest::VT_STAMP, stamp);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> IncrementRequestBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     IncrementRequestBuilder {
@@ -1257,6 +2040,7 @@ impl ::core::fmt::Debug for IncrementRequest<'_> {
       ds.field("key_ends", &self.key_ends());
       ds.field("deltas", &self.deltas());
       ds.field("want_values", &self.want_values());
+      ds.field("stamp", &self.stamp());
       ds.finish()
   }
 }
@@ -1933,6 +2717,1048 @@ impl ::core::fmt::Debug for TopKReply<'_> {
       ds.finish()
   }
 }
+pub enum OpenSessionRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Opens a session. Kind 6.
+pub struct OpenSessionRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for OpenSessionRequest<'a> {
+  type Inner = OpenSessionRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> OpenSessionRequest<'a> {
+  pub const VT_NAME: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    OpenSessionRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args OpenSessionRequestArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<OpenSessionRequest<'bldr>> {
+    let mut builder = OpenSessionRequestBuilder::new(_fbb);
+    if let Some(x) = args.name { builder.add_name(x); }
+    builder.finish()
+  }
+
+
+  /// Opens the session of this name, which a later process can take up again; absent or empty: a session without a name.
+  #[inline]
+  pub fn name(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(OpenSessionRequest::VT_NAME, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for OpenSessionRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("name", Self::VT_NAME, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct OpenSessionRequestArgs<'a> {
+    pub name: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+}
+impl<'a> Default for OpenSessionRequestArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    OpenSessionRequestArgs {
+      name: None,
+    }
+  }
+}
+
+pub struct OpenSessionRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> OpenSessionRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(OpenSessionRequest::VT_NAME, name);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> OpenSessionRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    OpenSessionRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<OpenSessionRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for OpenSessionRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("OpenSessionRequest");
+      ds.field("name", &self.name());
+      ds.finish()
+  }
+}
+pub enum OpenSessionReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Kind 134.
+pub struct OpenSessionReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for OpenSessionReply<'a> {
+  type Inner = OpenSessionReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> OpenSessionReply<'a> {
+  pub const VT_SESSION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 6;
+  pub const VT_TOKEN_LOW: ::flatbuffers::VOffsetT = 8;
+  pub const VT_TOKEN_HIGH: ::flatbuffers::VOffsetT = 10;
+  pub const VT_AGE_MICROS_MAX: ::flatbuffers::VOffsetT = 12;
+  pub const VT_PROGRESS: ::flatbuffers::VOffsetT = 14;
+  pub const VT_RESUMED: ::flatbuffers::VOffsetT = 16;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    OpenSessionReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args OpenSessionReplyArgs
+  ) -> ::flatbuffers::WIPOffset<OpenSessionReply<'bldr>> {
+    let mut builder = OpenSessionReplyBuilder::new(_fbb);
+    builder.add_progress(args.progress);
+    builder.add_age_micros_max(args.age_micros_max);
+    builder.add_token_high(args.token_high);
+    builder.add_token_low(args.token_low);
+    builder.add_session(args.session);
+    builder.add_epoch(args.epoch);
+    builder.add_resumed(args.resumed);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn session(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(OpenSessionReply::VT_SESSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn epoch(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(OpenSessionReply::VT_EPOCH, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn token_low(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(OpenSessionReply::VT_TOKEN_LOW, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn token_high(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(OpenSessionReply::VT_TOKEN_HIGH, Some(0)).unwrap()}
+  }
+  /// How long the session lives at least before it may expire. Clients open the next one well before.
+  #[inline]
+  pub fn age_micros_max(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(OpenSessionReply::VT_AGE_MICROS_MAX, Some(0)).unwrap()}
+  }
+  /// Sequences go on after this one. 0 for a new session; what a named one had settled when it was last closed.
+  #[inline]
+  pub fn progress(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(OpenSessionReply::VT_PROGRESS, Some(0)).unwrap()}
+  }
+  /// The session was open before: attach to it to learn what its former holder had settled.
+  #[inline]
+  pub fn resumed(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(OpenSessionReply::VT_RESUMED, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for OpenSessionReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("session", Self::VT_SESSION, false)?
+     .visit_field::<u32>("epoch", Self::VT_EPOCH, false)?
+     .visit_field::<u64>("token_low", Self::VT_TOKEN_LOW, false)?
+     .visit_field::<u64>("token_high", Self::VT_TOKEN_HIGH, false)?
+     .visit_field::<u64>("age_micros_max", Self::VT_AGE_MICROS_MAX, false)?
+     .visit_field::<u64>("progress", Self::VT_PROGRESS, false)?
+     .visit_field::<bool>("resumed", Self::VT_RESUMED, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct OpenSessionReplyArgs {
+    pub session: u64,
+    pub epoch: u32,
+    pub token_low: u64,
+    pub token_high: u64,
+    pub age_micros_max: u64,
+    pub progress: u64,
+    pub resumed: bool,
+}
+impl<'a> Default for OpenSessionReplyArgs {
+  #[inline]
+  fn default() -> Self {
+    OpenSessionReplyArgs {
+      session: 0,
+      epoch: 0,
+      token_low: 0,
+      token_high: 0,
+      age_micros_max: 0,
+      progress: 0,
+      resumed: false,
+    }
+  }
+}
+
+pub struct OpenSessionReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> OpenSessionReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_session(&mut self, session: u64) {
+    self.fbb_.push_slot::<u64>(OpenSessionReply::VT_SESSION, session, 0);
+  }
+  #[inline]
+  pub fn add_epoch(&mut self, epoch: u32) {
+    self.fbb_.push_slot::<u32>(OpenSessionReply::VT_EPOCH, epoch, 0);
+  }
+  #[inline]
+  pub fn add_token_low(&mut self, token_low: u64) {
+    self.fbb_.push_slot::<u64>(OpenSessionReply::VT_TOKEN_LOW, token_low, 0);
+  }
+  #[inline]
+  pub fn add_token_high(&mut self, token_high: u64) {
+    self.fbb_.push_slot::<u64>(OpenSessionReply::VT_TOKEN_HIGH, token_high, 0);
+  }
+  #[inline]
+  pub fn add_age_micros_max(&mut self, age_micros_max: u64) {
+    self.fbb_.push_slot::<u64>(OpenSessionReply::VT_AGE_MICROS_MAX, age_micros_max, 0);
+  }
+  #[inline]
+  pub fn add_progress(&mut self, progress: u64) {
+    self.fbb_.push_slot::<u64>(OpenSessionReply::VT_PROGRESS, progress, 0);
+  }
+  #[inline]
+  pub fn add_resumed(&mut self, resumed: bool) {
+    self.fbb_.push_slot::<bool>(OpenSessionReply::VT_RESUMED, resumed, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> OpenSessionReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    OpenSessionReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<OpenSessionReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for OpenSessionReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("OpenSessionReply");
+      ds.field("session", &self.session());
+      ds.field("epoch", &self.epoch());
+      ds.field("token_low", &self.token_low());
+      ds.field("token_high", &self.token_high());
+      ds.field("age_micros_max", &self.age_micros_max());
+      ds.field("progress", &self.progress());
+      ds.field("resumed", &self.resumed());
+      ds.finish()
+  }
+}
+pub enum AttachSessionRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Makes every shard refuse former holders of a named session, and asks what they had settled. Kind 7.
+pub struct AttachSessionRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for AttachSessionRequest<'a> {
+  type Inner = AttachSessionRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> AttachSessionRequest<'a> {
+  pub const VT_SESSION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 6;
+  pub const VT_TOKEN_LOW: ::flatbuffers::VOffsetT = 8;
+  pub const VT_TOKEN_HIGH: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    AttachSessionRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AttachSessionRequestArgs
+  ) -> ::flatbuffers::WIPOffset<AttachSessionRequest<'bldr>> {
+    let mut builder = AttachSessionRequestBuilder::new(_fbb);
+    builder.add_token_high(args.token_high);
+    builder.add_token_low(args.token_low);
+    builder.add_session(args.session);
+    builder.add_epoch(args.epoch);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn session(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(AttachSessionRequest::VT_SESSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn epoch(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(AttachSessionRequest::VT_EPOCH, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn token_low(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(AttachSessionRequest::VT_TOKEN_LOW, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn token_high(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(AttachSessionRequest::VT_TOKEN_HIGH, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for AttachSessionRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("session", Self::VT_SESSION, false)?
+     .visit_field::<u32>("epoch", Self::VT_EPOCH, false)?
+     .visit_field::<u64>("token_low", Self::VT_TOKEN_LOW, false)?
+     .visit_field::<u64>("token_high", Self::VT_TOKEN_HIGH, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AttachSessionRequestArgs {
+    pub session: u64,
+    pub epoch: u32,
+    pub token_low: u64,
+    pub token_high: u64,
+}
+impl<'a> Default for AttachSessionRequestArgs {
+  #[inline]
+  fn default() -> Self {
+    AttachSessionRequestArgs {
+      session: 0,
+      epoch: 0,
+      token_low: 0,
+      token_high: 0,
+    }
+  }
+}
+
+pub struct AttachSessionRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AttachSessionRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_session(&mut self, session: u64) {
+    self.fbb_.push_slot::<u64>(AttachSessionRequest::VT_SESSION, session, 0);
+  }
+  #[inline]
+  pub fn add_epoch(&mut self, epoch: u32) {
+    self.fbb_.push_slot::<u32>(AttachSessionRequest::VT_EPOCH, epoch, 0);
+  }
+  #[inline]
+  pub fn add_token_low(&mut self, token_low: u64) {
+    self.fbb_.push_slot::<u64>(AttachSessionRequest::VT_TOKEN_LOW, token_low, 0);
+  }
+  #[inline]
+  pub fn add_token_high(&mut self, token_high: u64) {
+    self.fbb_.push_slot::<u64>(AttachSessionRequest::VT_TOKEN_HIGH, token_high, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AttachSessionRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AttachSessionRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<AttachSessionRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for AttachSessionRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("AttachSessionRequest");
+      ds.field("session", &self.session());
+      ds.field("epoch", &self.epoch());
+      ds.field("token_low", &self.token_low());
+      ds.field("token_high", &self.token_high());
+      ds.finish()
+  }
+}
+pub enum AttachSessionReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Kind 135.
+pub struct AttachSessionReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for AttachSessionReply<'a> {
+  type Inner = AttachSessionReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> AttachSessionReply<'a> {
+  pub const VT_PARTS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_FLOOR: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    AttachSessionReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AttachSessionReplyArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<AttachSessionReply<'bldr>> {
+    let mut builder = AttachSessionReplyBuilder::new(_fbb);
+    builder.add_floor(args.floor);
+    if let Some(x) = args.parts { builder.add_parts(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn parts(&self) -> ::flatbuffers::Vector<'a, Part> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Part>>>(AttachSessionReply::VT_PARTS, None).unwrap()}
+  }
+  /// Every request up to this number was answered to a former holder. What comes after it may have been applied or not:
+  /// sent again under its number and with its content, it counts once.
+  #[inline]
+  pub fn floor(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(AttachSessionReply::VT_FLOOR, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for AttachSessionReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Part>>>("parts", Self::VT_PARTS, true)?
+     .visit_field::<u64>("floor", Self::VT_FLOOR, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AttachSessionReplyArgs<'a> {
+    pub parts: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Part>>>,
+    pub floor: u64,
+}
+impl<'a> Default for AttachSessionReplyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    AttachSessionReplyArgs {
+      parts: None, // required field
+      floor: 0,
+    }
+  }
+}
+
+pub struct AttachSessionReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AttachSessionReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_parts(&mut self, parts: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , Part>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(AttachSessionReply::VT_PARTS, parts);
+  }
+  #[inline]
+  pub fn add_floor(&mut self, floor: u64) {
+    self.fbb_.push_slot::<u64>(AttachSessionReply::VT_FLOOR, floor, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AttachSessionReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AttachSessionReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<AttachSessionReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, AttachSessionReply::VT_PARTS,"parts");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for AttachSessionReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("AttachSessionReply");
+      ds.field("parts", &self.parts());
+      ds.field("floor", &self.floor());
+      ds.finish()
+  }
+}
+pub enum CloseSessionRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Says that every request of a named session up to `progress` is settled, and that nothing later was sent. Kind 8. The
+/// session expires; the name keeps its progress.
+pub struct CloseSessionRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for CloseSessionRequest<'a> {
+  type Inner = CloseSessionRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> CloseSessionRequest<'a> {
+  pub const VT_SESSION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 6;
+  pub const VT_TOKEN_LOW: ::flatbuffers::VOffsetT = 8;
+  pub const VT_TOKEN_HIGH: ::flatbuffers::VOffsetT = 10;
+  pub const VT_PROGRESS: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    CloseSessionRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args CloseSessionRequestArgs
+  ) -> ::flatbuffers::WIPOffset<CloseSessionRequest<'bldr>> {
+    let mut builder = CloseSessionRequestBuilder::new(_fbb);
+    builder.add_progress(args.progress);
+    builder.add_token_high(args.token_high);
+    builder.add_token_low(args.token_low);
+    builder.add_session(args.session);
+    builder.add_epoch(args.epoch);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn session(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(CloseSessionRequest::VT_SESSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn epoch(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(CloseSessionRequest::VT_EPOCH, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn token_low(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(CloseSessionRequest::VT_TOKEN_LOW, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn token_high(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(CloseSessionRequest::VT_TOKEN_HIGH, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn progress(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(CloseSessionRequest::VT_PROGRESS, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for CloseSessionRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("session", Self::VT_SESSION, false)?
+     .visit_field::<u32>("epoch", Self::VT_EPOCH, false)?
+     .visit_field::<u64>("token_low", Self::VT_TOKEN_LOW, false)?
+     .visit_field::<u64>("token_high", Self::VT_TOKEN_HIGH, false)?
+     .visit_field::<u64>("progress", Self::VT_PROGRESS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct CloseSessionRequestArgs {
+    pub session: u64,
+    pub epoch: u32,
+    pub token_low: u64,
+    pub token_high: u64,
+    pub progress: u64,
+}
+impl<'a> Default for CloseSessionRequestArgs {
+  #[inline]
+  fn default() -> Self {
+    CloseSessionRequestArgs {
+      session: 0,
+      epoch: 0,
+      token_low: 0,
+      token_high: 0,
+      progress: 0,
+    }
+  }
+}
+
+pub struct CloseSessionRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CloseSessionRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_session(&mut self, session: u64) {
+    self.fbb_.push_slot::<u64>(CloseSessionRequest::VT_SESSION, session, 0);
+  }
+  #[inline]
+  pub fn add_epoch(&mut self, epoch: u32) {
+    self.fbb_.push_slot::<u32>(CloseSessionRequest::VT_EPOCH, epoch, 0);
+  }
+  #[inline]
+  pub fn add_token_low(&mut self, token_low: u64) {
+    self.fbb_.push_slot::<u64>(CloseSessionRequest::VT_TOKEN_LOW, token_low, 0);
+  }
+  #[inline]
+  pub fn add_token_high(&mut self, token_high: u64) {
+    self.fbb_.push_slot::<u64>(CloseSessionRequest::VT_TOKEN_HIGH, token_high, 0);
+  }
+  #[inline]
+  pub fn add_progress(&mut self, progress: u64) {
+    self.fbb_.push_slot::<u64>(CloseSessionRequest::VT_PROGRESS, progress, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CloseSessionRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    CloseSessionRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<CloseSessionRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for CloseSessionRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("CloseSessionRequest");
+      ds.field("session", &self.session());
+      ds.field("epoch", &self.epoch());
+      ds.field("token_low", &self.token_low());
+      ds.field("token_high", &self.token_high());
+      ds.field("progress", &self.progress());
+      ds.finish()
+  }
+}
+pub enum CloseSessionReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Kind 136.
+pub struct CloseSessionReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for CloseSessionReply<'a> {
+  type Inner = CloseSessionReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> CloseSessionReply<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    CloseSessionReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args CloseSessionReplyArgs
+  ) -> ::flatbuffers::WIPOffset<CloseSessionReply<'bldr>> {
+    let mut builder = CloseSessionReplyBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for CloseSessionReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct CloseSessionReplyArgs {
+}
+impl<'a> Default for CloseSessionReplyArgs {
+  #[inline]
+  fn default() -> Self {
+    CloseSessionReplyArgs {
+    }
+  }
+}
+
+pub struct CloseSessionReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CloseSessionReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CloseSessionReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    CloseSessionReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<CloseSessionReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for CloseSessionReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("CloseSessionReply");
+      ds.finish()
+  }
+}
+pub enum ResolveRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Asks what became of a request, and makes sure that nothing more becomes of it. Kind 9.
+pub struct ResolveRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ResolveRequest<'a> {
+  type Inner = ResolveRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ResolveRequest<'a> {
+  pub const VT_STAMP: ::flatbuffers::VOffsetT = 4;
+  pub const VT_KEYS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_KEY_ENDS: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ResolveRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ResolveRequestArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ResolveRequest<'bldr>> {
+    let mut builder = ResolveRequestBuilder::new(_fbb);
+    if let Some(x) = args.key_ends { builder.add_key_ends(x); }
+    if let Some(x) = args.keys { builder.add_keys(x); }
+    if let Some(x) = args.stamp { builder.add_stamp(x); }
+    builder.finish()
+  }
+
+
+  /// The request. Its low-water mark is not used, and less than the sequence all the same.
+  #[inline]
+  pub fn stamp(&self) -> &'a SessionStamp {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<SessionStamp>(ResolveRequest::VT_STAMP, None).unwrap()}
+  }
+  /// The request's keys; absent: every shard is asked.
+  #[inline]
+  pub fn keys(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(ResolveRequest::VT_KEYS, None)}
+  }
+  #[inline]
+  pub fn key_ends(&self) -> Option<::flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(ResolveRequest::VT_KEY_ENDS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ResolveRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<SessionStamp>("stamp", Self::VT_STAMP, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("keys", Self::VT_KEYS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("key_ends", Self::VT_KEY_ENDS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ResolveRequestArgs<'a> {
+    pub stamp: Option<&'a SessionStamp>,
+    pub keys: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub key_ends: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+}
+impl<'a> Default for ResolveRequestArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ResolveRequestArgs {
+      stamp: None, // required field
+      keys: None,
+      key_ends: None,
+    }
+  }
+}
+
+pub struct ResolveRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ResolveRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_stamp(&mut self, stamp: &SessionStamp) {
+    self.fbb_.push_slot_always::<&SessionStamp>(ResolveRequest::VT_STAMP, stamp);
+  }
+  #[inline]
+  pub fn add_keys(&mut self, keys: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ResolveRequest::VT_KEYS, keys);
+  }
+  #[inline]
+  pub fn add_key_ends(&mut self, key_ends: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ResolveRequest::VT_KEY_ENDS, key_ends);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ResolveRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ResolveRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ResolveRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ResolveRequest::VT_STAMP,"stamp");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ResolveRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ResolveRequest");
+      ds.field("stamp", &self.stamp());
+      ds.field("keys", &self.keys());
+      ds.field("key_ends", &self.key_ends());
+      ds.finish()
+  }
+}
+pub enum ResolveReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Kind 137.
+pub struct ResolveReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ResolveReply<'a> {
+  type Inner = ResolveReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ResolveReply<'a> {
+  pub const VT_PARTS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ResolveReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ResolveReplyArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ResolveReply<'bldr>> {
+    let mut builder = ResolveReplyBuilder::new(_fbb);
+    if let Some(x) = args.parts { builder.add_parts(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn parts(&self) -> ::flatbuffers::Vector<'a, ResolvedPart> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ResolvedPart>>>(ResolveReply::VT_PARTS, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ResolveReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ResolvedPart>>>("parts", Self::VT_PARTS, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ResolveReplyArgs<'a> {
+    pub parts: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ResolvedPart>>>,
+}
+impl<'a> Default for ResolveReplyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ResolveReplyArgs {
+      parts: None, // required field
+    }
+  }
+}
+
+pub struct ResolveReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ResolveReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_parts(&mut self, parts: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ResolvedPart>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ResolveReply::VT_PARTS, parts);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ResolveReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ResolveReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ResolveReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ResolveReply::VT_PARTS,"parts");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ResolveReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ResolveReply");
+      ds.field("parts", &self.parts());
+      ds.finish()
+  }
+}
 pub enum StatusRequestOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -2038,6 +3864,8 @@ impl<'a> ShardStatus<'a> {
   pub const VT_RANGE_END: ::flatbuffers::VOffsetT = 18;
   pub const VT_KEYS: ::flatbuffers::VOffsetT = 20;
   pub const VT_MEMORY_BYTES: ::flatbuffers::VOffsetT = 22;
+  pub const VT_SESSIONS: ::flatbuffers::VOffsetT = 24;
+  pub const VT_SESSION_MARK: ::flatbuffers::VOffsetT = 26;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2049,6 +3877,8 @@ impl<'a> ShardStatus<'a> {
     args: &'args ShardStatusArgs<'args>
   ) -> ::flatbuffers::WIPOffset<ShardStatus<'bldr>> {
     let mut builder = ShardStatusBuilder::new(_fbb);
+    builder.add_session_mark(args.session_mark);
+    builder.add_sessions(args.sessions);
     builder.add_memory_bytes(args.memory_bytes);
     builder.add_keys(args.keys);
     builder.add_range_end(args.range_end);
@@ -2135,6 +3965,22 @@ impl<'a> ShardStatus<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(ShardStatus::VT_MEMORY_BYTES, Some(0)).unwrap()}
   }
+  /// Sessions that the shard keeps outcomes or a floor of.
+  #[inline]
+  pub fn sessions(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatus::VT_SESSIONS, Some(0)).unwrap()}
+  }
+  /// Sessions up to this one have expired here.
+  #[inline]
+  pub fn session_mark(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatus::VT_SESSION_MARK, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ShardStatus<'_> {
@@ -2153,6 +3999,8 @@ impl ::flatbuffers::Verifiable for ShardStatus<'_> {
      .visit_field::<u64>("range_end", Self::VT_RANGE_END, false)?
      .visit_field::<u64>("keys", Self::VT_KEYS, false)?
      .visit_field::<u64>("memory_bytes", Self::VT_MEMORY_BYTES, false)?
+     .visit_field::<u64>("sessions", Self::VT_SESSIONS, false)?
+     .visit_field::<u64>("session_mark", Self::VT_SESSION_MARK, false)?
      .finish();
     Ok(())
   }
@@ -2168,6 +4016,8 @@ pub struct ShardStatusArgs<'a> {
     pub range_end: u64,
     pub keys: u64,
     pub memory_bytes: u64,
+    pub sessions: u64,
+    pub session_mark: u64,
 }
 impl<'a> Default for ShardStatusArgs<'a> {
   #[inline]
@@ -2183,6 +4033,8 @@ impl<'a> Default for ShardStatusArgs<'a> {
       range_end: 0,
       keys: 0,
       memory_bytes: 0,
+      sessions: 0,
+      session_mark: 0,
     }
   }
 }
@@ -2233,6 +4085,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardStatusBuilder<'a, 'b, A>
     self.fbb_.push_slot::<u64>(ShardStatus::VT_MEMORY_BYTES, memory_bytes, 0);
   }
   #[inline]
+  pub fn add_sessions(&mut self, sessions: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatus::VT_SESSIONS, sessions, 0);
+  }
+  #[inline]
+  pub fn add_session_mark(&mut self, session_mark: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatus::VT_SESSION_MARK, session_mark, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShardStatusBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ShardStatusBuilder {
@@ -2260,6 +4120,8 @@ impl ::core::fmt::Debug for ShardStatus<'_> {
       ds.field("range_end", &self.range_end());
       ds.field("keys", &self.keys());
       ds.field("memory_bytes", &self.memory_bytes());
+      ds.field("sessions", &self.sessions());
+      ds.field("session_mark", &self.session_mark());
       ds.finish()
   }
 }

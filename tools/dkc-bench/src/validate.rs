@@ -4,12 +4,12 @@
 //! increments that were acknowledged, and those that may have been applied beside them because no answer came. Then
 //! every key is read, those that were never counted as well.
 
+use crate::lane::Record;
+use crate::link::Control;
+use crate::mix::Operation;
 use crate::plan::Plan;
-use crate::run::Outcome;
-use crate::stream::{Keys, Stream};
-use crate::worker::Record;
+use crate::stream::{KeyColumn, Stream};
 use anyhow::{Context, bail};
-use dkc::client::blocking::Connection;
 use dkc::error::ErrorCode;
 use dkc::limits::{BATCH_KEYS_MAX, REQUEST_BYTES_MAX};
 
@@ -68,14 +68,14 @@ impl Validation {
 ///
 /// # Errors
 /// The counts could not be read, or too many increments were refused to remember which.
-pub(crate) fn validate(plan: &Plan, outcome: &mut Outcome) -> anyhow::Result<Validation> {
-    let expected = expected(plan, &outcome.records)?;
+pub(crate) fn validate(plan: &Plan, records: &[Record], control: &mut Control) -> anyhow::Result<Validation> {
+    let expected = expected(plan, records)?;
     let mut validation = Validation {
         acknowledged: expected.iter().map(|key| key.acknowledged).sum(),
         unknown: expected.iter().map(|key| key.unknown).sum(),
         ..Validation::default()
     };
-    read_all(plan, &mut outcome.control, |number, count| {
+    read_all(plan, expected.len() as u64, control, |number, count| {
         let expected = expected[number];
         if expected.allows(count) {
             return;
@@ -90,7 +90,7 @@ pub(crate) fn validate(plan: &Plan, outcome: &mut Outcome) -> anyhow::Result<Val
     Ok(validation)
 }
 
-/// What the count of each key has to be, by the key's number.
+/// What the count of each key has to be, by the key's number: all keys of the plan, and those beyond that were added.
 fn expected(plan: &Plan, records: &[Record]) -> anyhow::Result<Vec<Expected>> {
     if records.iter().any(|record| record.exceptions_lost) {
         bail!("cannot validate: too many requests were refused to remember which; send fewer at once");
@@ -99,15 +99,23 @@ fn expected(plan: &Plan, records: &[Record]) -> anyhow::Result<Vec<Expected>> {
     let mut expected: Vec<Expected> = Vec::new();
     expected.try_reserve_exact(count).context("not enough memory to validate so many keys")?;
     expected.resize(count, Expected::default());
+    let mut numbers = Vec::with_capacity(plan.batch);
     for (connection, record) in records.iter().enumerate() {
         let mut stream = Stream::new(plan, connection);
         for request in 0..record.sent {
+            numbers.clear();
+            let operation = stream.next(|number| numbers.push(number as usize));
+            if operation != Some(Operation::Increment) {
+                continue;
+            }
             let exception = record.exceptions.get(&request);
-            for place in 0..plan.batch {
-                let key = &mut expected[stream.draw() as usize];
+            for (place, &number) in numbers.iter().enumerate() {
+                if number >= expected.len() {
+                    expected.resize(number + 1, Expected::default());
+                }
                 match exception.map_or(ErrorCode::Ok, |exception| exception.code(place)) {
-                    ErrorCode::Ok => key.acknowledged += 1,
-                    ErrorCode::Unknown => key.unknown += 1,
+                    ErrorCode::Ok => expected[number].acknowledged += 1,
+                    ErrorCode::Unknown => expected[number].unknown += 1,
                     _ => {}
                 }
             }
@@ -117,17 +125,23 @@ fn expected(plan: &Plan, records: &[Record]) -> anyhow::Result<Vec<Expected>> {
 }
 
 /// Reads the counts of all keys, and hands on each with the number of its key.
-fn read_all(plan: &Plan, connection: &mut Connection, mut each: impl FnMut(usize, i64)) -> anyhow::Result<()> {
+fn read_all(
+    plan: &Plan,
+    key_count: u64,
+    control: &mut Control,
+    mut each: impl FnMut(usize, i64),
+) -> anyhow::Result<()> {
     // Half of what a request may hold, so that the columns beside the keys fit, whatever the keys' length.
     let batch = (REQUEST_BYTES_MAX / 2 / plan.key_bytes.max(16)).min(BATCH_KEYS_MAX) as u64;
-    let mut keys = Keys::new(plan);
+    let mut column = KeyColumn::new(plan);
     let mut start = 0;
-    while start < plan.keys {
-        let end = (start + batch).min(plan.keys);
-        let names: Vec<Vec<u8>> = (start..end).map(|number| keys.key(number).to_vec()).collect();
-        let counts = connection.get(&names).context("the counts cannot be read for the validation")?;
+    while start < key_count {
+        let end = (start + batch).min(key_count);
+        column.clear();
+        (start..end).for_each(|number| column.push(number));
+        let counts = control.get(column.keys()).context("the counts cannot be read for the validation")?;
         for (number, count) in (start..end).zip(counts) {
-            each(number as usize, count.unwrap_or(0));
+            each(number as usize, count);
         }
         start = end;
     }
@@ -137,9 +151,12 @@ fn read_all(plan: &Plan, connection: &mut Connection, mut each: impl FnMut(usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tally::Tally;
-    use crate::worker::Exception;
+    use crate::lane::Exception;
     use std::collections::BTreeMap;
+
+    fn record(sent: u64, exceptions: &[(u64, Exception)]) -> Record {
+        Record { sent, exceptions: BTreeMap::from_iter(exceptions.iter().cloned()), ..Record::default() }
+    }
 
     #[test]
     fn expected_counts_follow_what_became_of_each_increment() {
@@ -147,25 +164,34 @@ mod tests {
         let each = Exception::Each(vec![ErrorCode::Ok, ErrorCode::Overflow, ErrorCode::Unknown]);
         let exceptions =
             [(1, each), (2, Exception::Whole(ErrorCode::Overloaded)), (3, Exception::Whole(ErrorCode::Unknown))];
-        let record = Record {
-            tally: Tally::new(),
-            sent: 5,
-            exceptions: BTreeMap::from(exceptions),
-            exceptions_lost: false,
-            last_reply: None,
-            failure: None,
-        };
         let mut by_hand = vec![Expected::default(); 5];
         let mut stream = Stream::new(&plan, 0);
-        for place in 0..15 {
-            let key = &mut by_hand[stream.draw() as usize];
-            match place {
-                0..=3 | 12..=14 => key.acknowledged += 1,
-                5 | 9..=11 => key.unknown += 1,
-                _ => {}
-            }
+        let mut place = 0;
+        for _ in 0..5 {
+            stream.next(|number| {
+                match place {
+                    0..=3 | 12..=14 => by_hand[number as usize].acknowledged += 1,
+                    5 | 9..=11 => by_hand[number as usize].unknown += 1,
+                    _ => {}
+                }
+                place += 1;
+            });
         }
-        assert_eq!(expected(&plan, &[record]).expect("few exceptions"), by_hand);
+        assert_eq!(expected(&plan, &[record(5, &exceptions)]).expect("few exceptions"), by_hand);
+    }
+
+    #[test]
+    fn only_increments_count_and_new_keys_are_known() {
+        let arguments =
+            ["--keys", "50", "--batch", "4", "--mix", "increment=1,get=1,top=1", "--distribution", "latest"];
+        let plan = Plan::parse(&arguments).expect("valid");
+        let (mut stream, mut increments) = (Stream::new(&plan, 0), 0);
+        for _ in 0..300 {
+            increments += if stream.next(|_| ()) == Some(Operation::Increment) { 4 } else { 0 };
+        }
+        let expected = expected(&plan, &[record(300, &[])]).expect("no exceptions");
+        assert!(expected.len() > 50, "keys were added");
+        assert_eq!(expected.iter().map(|key| key.acknowledged).sum::<u64>(), increments);
     }
 
     #[test]

@@ -7,39 +7,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use dkc::mutant;
 use dkc::sim::{Report, Sabotage, Violation, World, run};
-
-/// Runs simulated nodes, each from one seed, and checks every answer they give.
-///
-/// With a seed alone, runs it once and prints every event. With --runs or --minutes, runs seed after seed, from SEED (default
-/// 0) on. The last line counts runs and violations; the exit code is 1 if there was any.
-#[derive(Parser)]
-#[command(version)]
-struct Args {
-    /// Seed of the run, or of the first of many.
-    seed: Option<u64>,
-    /// Run this many seeds.
-    #[arg(long)]
-    runs: Option<u64>,
-    /// Run for this long.
-    #[arg(long)]
-    minutes: Option<f64>,
-    /// Threads (default: one a core).
-    #[arg(long)]
-    jobs: Option<usize>,
-    /// Break a promise of the simulated shell on purpose: the checks must notice.
-    #[arg(long, value_parser = sabotage)]
-    sabotage: Option<Sabotage>,
-}
-
-fn sabotage(name: &str) -> Result<Sabotage, String> {
-    let known = Sabotage::ALL.iter().find(|sabotage| format!("{sabotage:?}") == name);
-    known.copied().ok_or_else(|| format!("known are {:?}", Sabotage::ALL))
-}
+use dkc_sim::Args;
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let sabotage = args.sabotage.unwrap_or_default();
+    if args.mutants {
+        return catch_mutants(args.seed.unwrap_or(0), args.runs.unwrap_or(1_000));
+    }
     match (args.seed, args.runs, args.minutes) {
         (Some(seed), None, None) => one(seed, sabotage),
         _ => many(&args, sabotage),
@@ -58,6 +35,39 @@ fn one(seed: u64, sabotage: Sabotage) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints, for each bug, how many runs and events it took to notice it.
+fn catch_mutants(first: u64, budget: u64) -> ExitCode {
+    if !cfg!(feature = "mutants") {
+        eprintln!(
+            "error: this build has no bugs to put back in; run cargo run --release -p dkc-sim --features mutants"
+        );
+        return ExitCode::from(2);
+    }
+    let mut survivors = 0;
+    println!("{:<26} {:>6} {:>9}  caught by", "mutant", "runs", "events");
+    for mutant in mutant::ALL {
+        let mut events = 0;
+        let caught = (0..budget).find_map(|number| match mutant::with(mutant, || run(first + number)) {
+            Ok(report) => {
+                events += report.events;
+                None
+            }
+            Err(violation) => Some((number + 1, events + violation.event, violation)),
+        });
+        match caught {
+            Some((runs, events, violation)) => {
+                println!("{:<26} {runs:>6} {events:>9}  {}", mutant.name, violation.what);
+            }
+            None => {
+                survivors += 1;
+                println!("{:<26} {budget:>6} {events:>9}  SURVIVES: {}", mutant.name, mutant.what);
+            }
+        }
+    }
+    println!("{} mutants, {survivors} survivors", mutant::ALL.len());
+    if survivors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn many(args: &Args, sabotage: Sabotage) -> ExitCode {

@@ -1,21 +1,22 @@
 //! The command line's arguments.
 
 use clap::{Parser, Subcommand, ValueEnum};
-use dkc::limits::TOP_KEYS_MAX;
+use dkc::client::request_id::RequestId;
+use dkc::limits::{SESSION_NAME_BYTES_MAX, TOP_KEYS_MAX};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// What the exit codes mean, as the help shows it.
-pub(crate) const EXIT_CODES: &str = "\
+pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  some input was skipped, or another failure
   2  wrong usage
-  3  no server could be reached
+  3  no server could be reached; nothing was sent
   4  refused by the server; what was refused was not applied
-  5  unknown outcome: sent but not answered, so it may have been applied
+  5  unknown outcome: sent but not answered in time, so it may have been applied; `dkc resolve` tells
 
 Keys:
   Any 1 to 1,024 bytes. In text and CSV, a byte that is not part of printable UTF-8 is shown as \\xNN and a backslash
@@ -25,7 +26,7 @@ Keys:
 /// Command line for a DistributedKeyCounter cluster.
 #[derive(Debug, Parser)]
 #[command(name = "dkc", version, after_help = EXIT_CODES)]
-pub(crate) struct Args {
+pub struct Args {
     /// Servers to try, in this order
     #[arg(
         long,
@@ -33,25 +34,37 @@ pub(crate) struct Args {
         env = "DKC_ENDPOINTS",
         value_name = "HOST:PORT,...",
         value_delimiter = ',',
+        value_parser = parse_endpoint,
         default_value = "127.0.0.1:7400"
     )]
-    pub(crate) endpoints: Vec<String>,
+    pub endpoints: Vec<String>,
 
     /// How results are printed
-    #[arg(short = 'o', long, global = true, value_enum, default_value_t = Format::Text)]
-    pub(crate) output: Format,
+    #[arg(short = 'o', long, global = true, env = "DKC_OUTPUT", value_enum, default_value_t = Format::Text)]
+    pub output: Format,
 
-    /// How long to wait for a connection, and for each answer
-    #[arg(long, global = true, value_name = "SECONDS", value_parser = parse_timeout, default_value = "15")]
-    pub(crate) timeout: Duration,
+    /// How long to try: requests are sent again, and counted once, until they are answered or this time is over
+    #[arg(
+        long, global = true, env = "DKC_TIMEOUT", value_name = "SECONDS", value_parser = parse_timeout, default_value = "15"
+    )]
+    pub timeout: Duration,
 
+    /// Without a command, on a terminal: a prompt
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub command: Option<Command>,
+}
+
+/// A line of the prompt.
+#[derive(Debug, Parser)]
+#[command(name = "", no_binary_name = true, disable_help_flag = true, override_usage = "COMMAND [ARGUMENTS]")]
+pub struct Line {
+    #[command(subcommand)]
+    pub command: Command,
 }
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
+pub enum Format {
     /// For people: a bare number for one key, else a line `key<TAB>count` for each
     Text,
     /// One line: an object for one key, an array of objects for several
@@ -61,10 +74,11 @@ pub(crate) enum Format {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub enum Command {
     /// Add DELTA to the count of KEY, and print the new count
     ///
-    /// Sent once and never again: if no answer comes, the exit code is 5.
+    /// Counted exactly once, however often it has to be sent. If no answer comes in time, the exit code is 5, and the id that is
+    /// printed tells `dkc resolve` what to ask for.
     Incr {
         key: OsString,
         /// What to add; negative numbers subtract, 0 creates the key
@@ -88,7 +102,24 @@ pub(crate) enum Command {
         #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=TOP_KEYS_MAX as i64))]
         k: u32,
     },
+    /// Find out what became of a request whose outcome is unknown
+    ///
+    /// And end it: what was not applied by now never will be. Without keys, every shard is asked.
+    Resolve {
+        /// The id that was printed with the unknown outcome
+        id: RequestId,
+        /// The keys of the request
+        #[arg(value_name = "KEY")]
+        keys: Vec<OsString>,
+        /// The keys contain escapes: \xNN, \\
+        #[arg(long)]
+        escaped: bool,
+    },
     /// Count the lines or words of files, or of standard input: each occurrence adds 1 to its key
+    ///
+    /// Each is counted exactly once, whatever connections break on the way. With --session, that holds even if this program dies: run
+    /// again with the same name and the same input, it goes on where it was. Once it is through, the session is closed, and
+    /// running it again counts nothing.
     ///
     /// Each line without its newline is a key; empty lines are skipped. Keys over 1,024 bytes are reported by their
     /// line number and skipped. Prints nothing to standard output; totals go to standard error.
@@ -99,18 +130,21 @@ pub(crate) enum Command {
 }
 
 #[derive(clap::Args, Debug)]
-pub(crate) struct CountArgs {
+pub struct CountArgs {
     /// Count maximal runs of ASCII letters, in the case they have, instead of lines
     #[arg(long)]
-    pub(crate) words: bool,
+    pub words: bool,
+    /// Count under the session of this name, which outlives this program; the input has to be the same each time
+    #[arg(long, value_name = "NAME", value_parser = parse_session)]
+    pub session: Option<String>,
     /// Files to read; `-`, or none: standard input
     #[arg(value_name = "FILE")]
-    pub(crate) files: Vec<PathBuf>,
+    pub files: Vec<PathBuf>,
 }
 
 /// An argument that clap cannot check.
 #[derive(Debug)]
-pub(crate) struct UsageError(pub(crate) String);
+pub struct UsageError(pub String);
 
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -119,6 +153,26 @@ impl fmt::Display for UsageError {
 }
 
 impl std::error::Error for UsageError {}
+
+fn parse_session(text: &str) -> Result<String, String> {
+    match text.len() {
+        1..=SESSION_NAME_BYTES_MAX => Ok(text.to_owned()),
+        length => Err(format!("a name of 1 to {SESSION_NAME_BYTES_MAX} bytes is expected, not of {length}")),
+    }
+}
+
+/// A host and a port. Whether there is such a host shows when it is connected to.
+fn parse_endpoint(text: &str) -> Result<String, String> {
+    const EXPECTED: &str = "HOST:PORT is expected, an IPv6 address in brackets";
+    let (host, port) = text.rsplit_once(':').ok_or(EXPECTED)?;
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    let inside = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_host = match inside {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || "[]:/@".contains(c)),
+    };
+    if is_port && is_host { Ok(text.to_owned()) } else { Err(EXPECTED.to_owned()) }
+}
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
     const RANGE: &str = "a number of seconds from 0.001 to 86400 is expected";
@@ -137,17 +191,31 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Args::command().debug_assert();
+        Line::command().debug_assert();
     }
 
     #[test]
     fn deltas_may_be_negative() {
         let args = Args::parse_from(["dkc", "incr", "k", "-5"]);
-        assert!(matches!(args.command, Command::Incr { delta: -5, .. }));
+        assert!(matches!(args.command, Some(Command::Incr { delta: -5, .. })));
         let args = Args::parse_from(["dkc", "incr", "k", "-9223372036854775808", "-o", "json"]);
-        assert!(matches!(args.command, Command::Incr { delta: i64::MIN, .. }));
+        assert!(matches!(args.command, Some(Command::Incr { delta: i64::MIN, .. })));
         let args = Args::parse_from(["dkc", "incr", "k"]);
-        assert!(matches!(args.command, Command::Incr { delta: 1, .. }));
+        assert!(matches!(args.command, Some(Command::Incr { delta: 1, .. })));
         assert!(Args::try_parse_from(["dkc", "incr", "k", "9223372036854775808"]).is_err());
+    }
+
+    #[test]
+    fn endpoints_are_a_host_and_a_port() {
+        for good in ["a:1", "db1.example:65535", "127.0.0.1:7400", "[::1]:7400", "a:1,[2001:db8::1]:2"] {
+            assert!(Args::try_parse_from(["dkc", "--endpoints", good, "status"]).is_ok(), "{good}");
+        }
+        for bad in
+            ["foo", "", ":1", "a:", "a:0", "a:65536", "a:+1", "::1", "::1:7400", "[::1]", "[a]:1", "http://a:1", "a:1,"]
+        {
+            let error = Args::try_parse_from(["dkc", "--endpoints", bad, "status"]).expect_err(bad);
+            assert_eq!(error.exit_code(), 2, "{bad}");
+        }
     }
 
     #[test]

@@ -1,52 +1,85 @@
 //! `dkc count`: every line or word of the input becomes an increment by one.
 //!
-//! The input streams through: memory is bounded by one chunk, one batch and a window of requests, however long the
-//! input or a line of it is. Batches are pipelined and only acknowledged, without values.
+//! The input streams through: memory is bounded by one chunk, some batches and a window of requests, however long the
+//! input or a line of it is. Requests are pipelined and only acknowledged, without values, and counted exactly once however
+//! often they have to be sent. Counting stops at the first request that ends otherwise than well; the totals then tell apart what was
+//! acknowledged, refused and unknown.
 //!
-//! Nothing is sent twice. Counting stops at a broken connection and at the first refusal that further increments
-//! would meet as well; the totals then tell apart what was acknowledged, refused and unknown.
+//! **Under a named session** the keys are cut into requests by nothing but the input: each has [`REQUEST_KEYS`] of them, or as many as
+//! fit, in the order they come. So request n has the same content in every run over the same input, and the session's memory of what it has
+//! seen tells a run where to go on, and counts once what an earlier run may have sent without having heard of it.
 
 use crate::args::CountArgs;
 use crate::split::{Piece, Splitter, Unit};
 use crate::{EXIT_OTHER, EXIT_REFUSED, EXIT_UNKNOWN, client_exit_code, warn};
 use dkc::client::ClientError;
 use dkc::client::batch::{Batch, BatchError};
-use dkc::client::blocking::Connection;
+use dkc::client::blocking::{Client, Failed, Producer, Tally};
+use dkc::client::core::{Answer, Delivery, Named, Op};
 use dkc::error::ErrorCode;
+use dkc::ids::Sequence;
 use dkc::limits::KEY_BYTES_MAX;
-use dkc::wire::client::Reply;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Increments of one request.
-const BATCH_KEYS: usize = 4_096;
+/// Increments of one request. Under a named session this is part of what a request's number means: it never changes.
+const REQUEST_KEYS: usize = 4_096;
 /// Requests in flight.
 const WINDOW: usize = 16;
 /// Bytes of one read of the input.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// Why no more input is read. What happened is in the [`Bulk`].
+/// Why no more input is read. What happened is in the [`Outcome`].
 struct Stopped;
 
+/// What takes the keys.
+trait Sink {
+    /// Adds one to a key.
+    fn add(&mut self, key: &[u8]) -> Result<(), Stopped>;
+    /// Sends the rest and waits for all answers.
+    fn finish(self, complete: bool) -> Outcome;
+}
+
+/// What became of the keys.
+#[derive(Default)]
+struct Outcome {
+    tally: Tally,
+    /// Keys that the session says were counted by an earlier run.
+    before: u64,
+    /// The first refusal or failure.
+    error: Option<ClientError>,
+    /// What to do about it.
+    advice: Option<String>,
+}
+
 /// Counts the input; returns the exit code.
-pub(crate) fn run(connection: Connection, args: &CountArgs) -> u8 {
+pub(crate) fn run(client: &mut Client, args: &CountArgs) -> u8 {
     let unit = if args.words { Unit::Words } else { Unit::Lines };
     let standard_input = [PathBuf::from("-")];
     let files = if args.files.is_empty() { standard_input.as_slice() } else { &args.files };
     let started = Instant::now();
-    let mut input = Input { unit, progress: progress(files), bytes: 0, too_long: 0, unreadable: 0 };
-    let mut bulk = Bulk::new(connection);
-    let read_all = files.iter().try_for_each(|file| input.count_file(file, &mut bulk));
-    let finished = read_all.and_then(|()| bulk.finish());
-    if finished.is_err() {
-        bulk.drain();
-    }
+    let strict = args.session.is_some();
+    let mut input = Input { unit, progress: progress(files), bytes: 0, too_long: 0, unreadable: 0, strict };
+    let result = match &args.session {
+        None => client.call(Op::Connect).map(|_| {
+            let trouble = Trouble::default();
+            input.count(files, Plain::new(client, &trouble))
+        }),
+        Some(name) => match client.open(name.as_bytes()) {
+            Ok(named) => Ok(input.count(files, Resumed::new(client, name, &named))),
+            Err(error) => Err(error),
+        },
+    };
     input.progress.finish_and_clear();
-    report(&input, &bulk, finished.is_err(), started.elapsed())
+    let (outcome, stopped) = result.unwrap_or_else(|error| {
+        let advice = args.session.as_ref().and_then(|name| advice(name, 0, &error));
+        (Outcome { error: Some(error), advice, ..Outcome::default() }, true)
+    });
+    report(&input, &outcome, stopped, started.elapsed())
 }
 
 /// A bar that shows how much of the input was read, if there is someone to see it.
@@ -71,25 +104,32 @@ struct Input {
     too_long: u64,
     /// Files that could not be read to their end.
     unreadable: u64,
+    /// Whether to stop at the first of them, for what follows would not be the same input.
+    strict: bool,
 }
 
 impl Input {
-    fn count_file(&mut self, path: &Path, bulk: &mut Bulk) -> Result<(), Stopped> {
+    /// Reads all files into a sink. Also says whether it stopped early.
+    fn count(&mut self, files: &[PathBuf], mut sink: impl Sink) -> (Outcome, bool) {
+        let stopped = files.iter().try_for_each(|file| self.count_file(file, &mut sink)).is_err();
+        let outcome = sink.finish(!stopped);
+        let stopped = stopped || outcome.error.as_ref().is_some_and(|error| !is_overflow(error));
+        (outcome, stopped)
+    }
+
+    fn count_file(&mut self, path: &Path, sink: &mut impl Sink) -> Result<(), Stopped> {
         let source: io::Result<Box<dyn Read>> = if path == Path::new("-") {
             Ok(Box::new(io::stdin().lock()))
         } else {
             File::open(path).map(|file| Box::new(file) as Box<dyn Read>)
         };
         match source {
-            Ok(source) => self.count_stream(path, source, bulk),
-            Err(error) => {
-                self.note_unreadable(path, &error);
-                Ok(())
-            }
+            Ok(source) => self.count_stream(path, source, sink),
+            Err(error) => self.note_unreadable(path, &error),
         }
     }
 
-    fn count_stream(&mut self, path: &Path, mut source: impl Read, bulk: &mut Bulk) -> Result<(), Stopped> {
+    fn count_stream(&mut self, path: &Path, mut source: impl Read, sink: &mut impl Sink) -> Result<(), Stopped> {
         let mut chunk = vec![0; CHUNK_BYTES];
         let mut splitter = Splitter::new(self.unit);
         loop {
@@ -97,12 +137,12 @@ impl Input {
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    self.note_unreadable(path, &error);
+                    self.note_unreadable(path, &error)?;
                     0
                 }
             };
-            let sink = |piece: Piece<'_>| match piece {
-                Piece::Key(key) => bulk.add(key),
+            let take = |piece: Piece<'_>| match piece {
+                Piece::Key(key) => sink.add(key),
                 Piece::TooLong { line } => {
                     self.too_long += 1;
                     let text =
@@ -112,44 +152,168 @@ impl Input {
                 }
             };
             if count == 0 {
-                return splitter.finish(sink);
+                return splitter.finish(take);
             }
-            splitter.feed(&chunk[..count], sink)?;
+            splitter.feed(&chunk[..count], take)?;
             self.bytes += count as u64;
             self.progress.inc(count as u64);
         }
     }
 
-    fn note_unreadable(&mut self, path: &Path, error: &io::Error) {
+    fn note_unreadable(&mut self, path: &Path, error: &io::Error) -> Result<(), Stopped> {
         self.unreadable += 1;
         self.progress.suspend(|| warn(&format!("{}: {error}", path.display())));
+        if self.strict { Err(Stopped) } else { Ok(()) }
     }
 }
 
-/// Increments on their way, and what became of those that were answered.
-struct Bulk {
-    connection: Connection,
+/// What went wrong, as the producer tells it.
+#[derive(Default)]
+struct Trouble {
+    /// Whether further increments would fare no better.
+    stop: Cell<bool>,
+    first: RefCell<Option<ClientError>>,
+}
+
+impl Trouble {
+    fn note(&self, failed: &Failed<'_>) {
+        // An overflow is the fate of one key.
+        self.stop.set(self.stop.get() || !is_overflow(failed.error));
+        self.first.borrow_mut().get_or_insert_with(|| failed.error.clone());
+    }
+}
+
+/// Counting under the client's own session, which ends with it.
+struct Plain<'a, F> {
+    producer: Producer<'a, F>,
+    trouble: &'a Trouble,
+}
+
+impl<'a> Plain<'a, ()> {
+    fn new(client: &'a mut Client, trouble: &'a Trouble) -> Plain<'a, impl FnMut(Failed<'_>) + 'a> {
+        let producer = client.producer(|failed: Failed<'_>| trouble.note(&failed)).limits(REQUEST_KEYS, WINDOW);
+        Plain { producer, trouble }
+    }
+}
+
+impl<F: FnMut(Failed<'_>)> Sink for Plain<'_, F> {
+    #[inline]
+    fn add(&mut self, key: &[u8]) -> Result<(), Stopped> {
+        if let Err(error) = self.producer.push(key, 1) {
+            self.trouble.first.borrow_mut().get_or_insert(error);
+            return Err(Stopped);
+        }
+        if self.trouble.stop.get() { Err(Stopped) } else { Ok(()) }
+    }
+
+    fn finish(self, complete: bool) -> Outcome {
+        let tally = if complete { self.producer.finish() } else { self.producer.abandon() };
+        Outcome { tally, error: self.trouble.first.take(), ..Outcome::default() }
+    }
+}
+
+/// Counting under a named session.
+struct Resumed<'a> {
+    client: &'a mut Client,
+    name: &'a str,
+    settled: Sequence,
+    next: Sequence,
     batch: Batch,
-    /// Increments of each request in flight.
-    in_flight: BTreeMap<u64, usize>,
-    acknowledged: u64,
-    refused: u64,
-    unknown: u64,
-    /// The first refusal or failure.
-    error: Option<ClientError>,
+    in_flight: usize,
+    outcome: Outcome,
 }
 
-impl Bulk {
-    fn new(connection: Connection) -> Bulk {
-        let (batch, in_flight) = (Batch::new(), BTreeMap::new());
-        Bulk { connection, batch, in_flight, acknowledged: 0, refused: 0, unknown: 0, error: None }
+impl<'a> Resumed<'a> {
+    fn new(client: &'a mut Client, name: &'a str, named: &Named) -> Resumed<'a> {
+        let (batch, outcome) = (Batch::new(), Outcome::default());
+        Resumed { client, name, settled: named.settled, next: Sequence(1), batch, in_flight: 0, outcome }
     }
 
-    /// Adds one to a key.
+    /// Sends what was gathered under the next number, unless that is settled.
+    fn send(&mut self) -> Result<(), Stopped> {
+        let (number, batch) = (self.next, std::mem::take(&mut self.batch));
+        self.next = number.next();
+        if number <= self.settled {
+            self.outcome.before += batch.len() as u64;
+            return Ok(());
+        }
+        while self.in_flight >= WINDOW {
+            self.receive()?;
+        }
+        let op = Op::Increment { batch, want_values: false, delivery: Delivery::Numbered(number) };
+        match self.client.submit(op) {
+            Ok(_) => self.in_flight += 1,
+            Err(error) => return Err(self.stop(error)),
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<(), Stopped> {
+        let Some((_, result)) = self.client.next_done() else {
+            self.in_flight = 0;
+            return Ok(());
+        };
+        self.in_flight -= 1;
+        match result {
+            Ok(Answer::Incremented(reply)) => {
+                let codes = (0..reply.len()).map(|place| reply.outcome(place));
+                let refused: Vec<ErrorCode> = codes.filter(|code| *code != ErrorCode::Ok).collect();
+                self.outcome.tally.acknowledged += (reply.len() - refused.len()) as u64;
+                self.outcome.tally.refused += refused.len() as u64;
+                let worst = refused.iter().find(|code| **code != ErrorCode::Overflow).or(refused.first());
+                match worst.map(|&code| ClientError::from_code(code, code.advice().to_owned(), 1)) {
+                    Some(error) if is_overflow(&error) => {
+                        self.outcome.error.get_or_insert(error);
+                        Ok(())
+                    }
+                    Some(error) => Err(self.stop(error)),
+                    None => Ok(()),
+                }
+            }
+            Ok(_) => Ok(()),
+            Err(error) => {
+                if let ClientError::Unknown { increments, .. } = &error {
+                    self.outcome.tally.unknown += increments;
+                }
+                Err(self.stop(error))
+            }
+        }
+    }
+
+    fn stop(&mut self, error: ClientError) -> Stopped {
+        if self.outcome.error.as_ref().is_none_or(is_overflow) {
+            self.outcome.advice = advice(self.name, self.next.0, &error);
+            self.outcome.error = Some(error);
+        }
+        Stopped
+    }
+
+    /// Sends the rest, waits, and leaves the session.
+    fn close(&mut self) -> Result<(), Stopped> {
+        if !self.batch.is_empty() {
+            self.send()?;
+        }
+        while self.in_flight > 0 {
+            self.receive()?;
+        }
+        if self.next <= self.settled {
+            let text = format!(
+                "session {} has counted {} requests of {REQUEST_KEYS} keys or less, and this input has only {}",
+                self.name,
+                self.settled,
+                self.next.0 - 1
+            );
+            return Err(self.stop(ClientError::Refused { code: ErrorCode::OtherContent, text }));
+        }
+        self.client.close().map_err(|error| self.stop(error))
+    }
+}
+
+impl Sink for Resumed<'_> {
     #[inline]
     fn add(&mut self, key: &[u8]) -> Result<(), Stopped> {
         match self.batch.push(key, 1) {
-            Ok(()) if self.batch.len() < BATCH_KEYS => Ok(()),
+            Ok(()) if self.batch.len() < REQUEST_KEYS => Ok(()),
             Ok(()) => self.send(),
             Err(BatchError::Full) => {
                 self.send()?;
@@ -159,101 +323,52 @@ impl Bulk {
         }
     }
 
-    fn send(&mut self) -> Result<(), Stopped> {
-        while self.in_flight.len() >= WINDOW {
-            self.receive()?;
-        }
-        let sent = self.connection.send_increment(&self.batch, false);
-        let request_id = sent.map_err(|error| self.stop(error))?;
-        self.in_flight.insert(request_id, self.batch.len());
-        self.batch.clear();
-        self.connection.flush().map_err(|error| self.stop(error))
-    }
-
-    /// Sends the rest and waits for all answers.
-    fn finish(&mut self) -> Result<(), Stopped> {
-        if !self.batch.is_empty() {
-            self.send()?;
-        }
-        while !self.in_flight.is_empty() {
-            self.receive()?;
-        }
-        Ok(())
-    }
-
-    /// After a stop: takes the answers that still come.
-    fn drain(&mut self) {
-        while !self.in_flight.is_empty() {
-            match self.connection.receive() {
-                Ok((request_id, reply)) => {
-                    self.note(request_id, &reply);
-                }
-                Err(error) => {
-                    if let ClientError::Unknown { increments, .. } = error {
-                        self.unknown += increments;
-                    }
-                    self.stop(error);
-                    return;
-                }
+    fn finish(mut self, complete: bool) -> Outcome {
+        if !complete || self.close().is_err() {
+            while self.in_flight > 0 {
+                // What went wrong first is kept.
+                let _ = self.receive();
             }
         }
-    }
-
-    fn receive(&mut self) -> Result<(), Stopped> {
-        let received = self.connection.receive();
-        let (request_id, reply) = received.map_err(|error| self.stop(error))?;
-        if self.note(request_id, &reply) { Ok(()) } else { Err(Stopped) }
-    }
-
-    /// Takes an answer into account; returns whether to go on.
-    fn note(&mut self, request_id: u64, reply: &Reply) -> bool {
-        let count = self.in_flight.remove(&request_id).unwrap_or(0);
-        match reply {
-            Reply::Increment(reply) if reply.outcomes.is_empty() => {
-                self.acknowledged += count as u64;
-                true
-            }
-            Reply::Increment(reply) => (0..count).fold(true, |go_on, place| {
-                let code = reply.outcome(place);
-                self.note_outcome(code, code.advice(), 1) && go_on
-            }),
-            Reply::Error { code, text } => self.note_outcome(*code, text, count as u64),
-            _ => unreachable!("the connection lets only fitting replies through"),
-        }
-    }
-
-    /// An overflow is the fate of one key; other refusals would meet what follows, too.
-    fn note_outcome(&mut self, code: ErrorCode, text: &str, count: u64) -> bool {
-        match code {
-            ErrorCode::Ok => {
-                self.acknowledged += count;
-                return true;
-            }
-            ErrorCode::Unknown => self.unknown += count,
-            _ => self.refused += count,
-        }
-        if self.error.is_none() {
-            self.error = Some(ClientError::from_code(code, text.to_owned(), count));
-        }
-        code == ErrorCode::Overflow
-    }
-
-    fn stop(&mut self, error: ClientError) -> Stopped {
-        self.error.get_or_insert(error);
-        Stopped
+        self.outcome
     }
 }
 
+fn is_overflow(error: &ClientError) -> bool {
+    matches!(error, ClientError::Refused { code: ErrorCode::Overflow, .. })
+}
+
+/// What to do about an error under a named session.
+fn advice(name: &str, number: u64, error: &ClientError) -> Option<String> {
+    Some(match error {
+        ClientError::Refused { code: ErrorCode::OtherContent, .. } => format!(
+            "the input is not what it was when session {name} began; give it that input, or count this one under another name"
+        ),
+        ClientError::Refused { code: ErrorCode::SessionExpired, .. } => format!(
+            "session {name} expired before it was through: what its last requests did can no longer be known (request {number} \
+             was next); look at the counts, and count the rest under another name"
+        ),
+        ClientError::Refused { code: ErrorCode::SessionTaken, .. } => {
+            format!("session {name} was opened again elsewhere; only one at a time can count under it")
+        }
+        _ => format!("run it again to go on: session {name} counts nothing twice"),
+    })
+}
+
 /// Prints the totals and chooses the exit code: the most serious of what happened.
-fn report(input: &Input, bulk: &Bulk, stopped: bool, elapsed: Duration) -> u8 {
-    let rate = bulk.acknowledged as f64 / elapsed.as_secs_f64().max(1e-6);
+fn report(input: &Input, outcome: &Outcome, stopped: bool, elapsed: Duration) -> u8 {
+    let Outcome { tally, before, error, advice } = outcome;
+    let rate = tally.acknowledged as f64 / elapsed.as_secs_f64().max(1e-6);
     warn(&format!(
         "{} keys counted, {} of input read, {:.2} s, {} keys/s",
-        HumanCount(bulk.acknowledged),
+        HumanCount(tally.acknowledged),
         HumanBytes(input.bytes),
         elapsed.as_secs_f64(),
         HumanCount(rate as u64),
     ));
+    if *before > 0 {
+        warn(&format!("{} keys were counted before, by an earlier run of the session", HumanCount(*before)));
+    }
     let mut code = 0;
     if input.too_long > 0 {
         warn(&format!("{} keys of over {KEY_BYTES_MAX} bytes were skipped", HumanCount(input.too_long)));
@@ -261,26 +376,29 @@ fn report(input: &Input, bulk: &Bulk, stopped: bool, elapsed: Duration) -> u8 {
     if input.too_long + input.unreadable > 0 {
         code = EXIT_OTHER;
     }
-    if let Some(error) = &bulk.error {
-        match error {
-            ClientError::Unknown { reason, .. } => warn(reason),
-            error => warn(&error.to_string()),
+    if let Some(error) = error {
+        warn(&error.to_string());
+        if let ClientError::Unknown { id: Some(id), .. } = error {
+            warn(&format!("what became of them: dkc resolve {id}"));
         }
         code = client_exit_code(error);
     }
-    if bulk.refused > 0 {
-        warn(&format!("{} increments were refused and not applied", HumanCount(bulk.refused)));
-        code = EXIT_REFUSED;
+    if tally.refused > 0 {
+        warn(&format!("{} increments were refused and not applied", HumanCount(tally.refused)));
+        code = code.max(EXIT_REFUSED);
     }
-    if bulk.unknown > 0 {
+    if tally.unknown > 0 {
         warn(&format!(
             "{} increments are unknown: sent but not answered, each was applied once or not at all",
-            HumanCount(bulk.unknown)
+            HumanCount(tally.unknown)
         ));
         code = EXIT_UNKNOWN;
     }
     if stopped {
         warn("counting stopped before the end of the input; what is not mentioned above was not sent");
+    }
+    if let Some(advice) = advice {
+        warn(advice);
     }
     code
 }

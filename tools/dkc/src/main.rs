@@ -2,25 +2,25 @@
 //!
 //! Results go to standard output and nothing else does; what people need to know goes to standard error. The exit
 //! code says what kind of failure it was ([`args::EXIT_CODES`]). A reader that closes the pipe (`dkc top | head`)
-//! has seen enough: that is no failure.
+//! has seen enough: that is no failure. Without a command, on a terminal, there is a prompt.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a tool reads files and clocks")]
 
-mod args;
 mod count;
 mod keys;
 mod output;
+mod prompt;
 mod split;
 mod status;
 
-use anyhow::Context;
-use args::{Args, Command, UsageError};
-use clap::Parser;
+use args::{Args, Command, Format, UsageError};
+use clap::{CommandFactory, Parser};
 use dkc::client::ClientError;
-use dkc::client::blocking::Connection;
-use dkc::error::ErrorCode;
+use dkc::client::blocking::Client;
+use dkc::client::core::Config;
+use dkc_cli::args;
 use output::Row;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
 /// Some input was skipped, or anything that has no code of its own.
@@ -32,46 +32,64 @@ const EXIT_UNKNOWN: u8 = 5;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    match run(&args) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+    let mut client = Client::new(Config::new(&args.endpoints), args.timeout);
+    let result = match &args.command {
+        Some(command) => run(&mut client, args.output, command),
+        None if io::stdin().is_terminal() && io::stdout().is_terminal() => prompt::run(&mut client, args.output),
+        None => {
+            let text = "a command is expected, or a terminal to ask for one";
+            Args::command().error(clap::error::ErrorKind::MissingSubcommand, text).exit()
+        }
+    };
+    ExitCode::from(code_of(result))
+}
+
+/// The exit code of what was done. Says what went wrong.
+fn code_of(result: anyhow::Result<u8>) -> u8 {
+    match result {
+        Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => 0,
         Err(error) => {
             warn(&format!("{error:#}"));
-            ExitCode::from(exit_code(&error))
+            if let Some(ClientError::Unknown { id: Some(id), .. }) = error.downcast_ref() {
+                warn(&format!("what became of it: dkc resolve {id}"));
+            }
+            exit_code(&error)
         }
     }
 }
 
-fn run(args: &Args) -> anyhow::Result<u8> {
-    let connect = || Connection::connect(&args.endpoints, args.timeout);
+fn run(client: &mut Client, format: Format, command: &Command) -> anyhow::Result<u8> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    match &args.command {
+    let parse = |keys: &[std::ffi::OsString], escaped: bool| -> Result<Vec<Vec<u8>>, UsageError> {
+        keys.iter().map(|key| keys::from_argument(key, escaped)).collect()
+    };
+    match command {
         Command::Incr { key, delta, escaped } => {
             let key = keys::from_argument(key, *escaped)?;
-            let reply = connect()?.increment(&[(&key, *delta)])?;
-            let outcome = reply.outcome(0);
-            if outcome != ErrorCode::Ok {
-                return Err(ClientError::from_code(outcome, outcome.advice().to_owned(), 1).into());
-            }
-            let count = *reply.values.first().context("the server did not return the new count")?;
-            output::write_one(&mut out, args.output, &Row { key: &key, count: Some(count) })?;
+            let count = client.increment(&key, *delta)?;
+            output::write_one(&mut out, format, &Row { key: &key, count: Some(count) })?;
         }
         Command::Get { keys, escaped } => {
-            let keys: Vec<_> = keys.iter().map(|key| keys::from_argument(key, *escaped)).collect::<Result<_, _>>()?;
-            let counts = connect()?.get(&keys)?;
+            let keys = parse(keys, *escaped)?;
+            let counts = client.get(&keys)?;
             let rows: Vec<_> = keys.iter().zip(counts).map(|(key, count)| Row { key, count }).collect();
             match rows.as_slice() {
-                [row] => output::write_one(&mut out, args.output, row)?,
-                rows => output::write_many(&mut out, args.output, rows)?,
+                [row] => output::write_one(&mut out, format, row)?,
+                rows => output::write_many(&mut out, format, rows)?,
             }
         }
         Command::Top { k } => {
-            let top = connect()?.top_k(*k)?;
+            let top = client.top_k(*k)?;
             let rows = top.keys.iter().zip(&top.counts).map(|(key, &count)| Row { key, count: Some(count) });
-            output::write_many(&mut out, args.output, &rows.collect::<Vec<_>>())?;
+            output::write_many(&mut out, format, &rows.collect::<Vec<_>>())?;
         }
-        Command::Count(input) => return Ok(count::run(connect()?, input)),
-        Command::Status => status::write(&mut out, args.output, &connect()?.status()?)?,
+        Command::Resolve { id, keys, escaped } => {
+            let resolved = client.resolve(*id, &parse(keys, *escaped)?)?;
+            output::write_resolved(&mut out, format, id, &resolved)?;
+        }
+        Command::Count(input) => return Ok(count::run(client, input)),
+        Command::Status => status::write(&mut out, format, &client.status()?)?,
     }
     out.flush()?;
     Ok(0)

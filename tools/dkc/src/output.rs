@@ -4,6 +4,9 @@ use crate::args::Format;
 use crate::keys::escape;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use dkc::client::request_id::RequestId;
+use dkc::client::resolved::{Fate, Resolved};
+use dkc::wire::client::{Resolution, ResolvedPart};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -49,6 +52,65 @@ fn json_of(row: &Row<'_>) -> Value {
     object.insert("count".to_owned(), json!(row.count.unwrap_or(0)));
     object.insert("found".to_owned(), json!(row.count.is_some()));
     Value::Object(object)
+}
+
+/// Prints what became of a request: for people a sentence, as CSV a line for each shard.
+pub(crate) fn write_resolved(
+    out: &mut impl Write,
+    format: Format,
+    id: &RequestId,
+    resolved: &Resolved,
+) -> io::Result<()> {
+    let word = |resolution: Resolution| match resolution {
+        Resolution::Applied => "applied",
+        Resolution::Fenced => "not applied",
+        Resolution::Forgotten => "forgotten",
+    };
+    let of = id.increments;
+    match format {
+        Format::Text => match resolved.fate {
+            Fate::Applied { overflowed: 0 } => writeln!(out, "applied"),
+            Fate::Applied { overflowed } => {
+                writeln!(out, "applied, but for {overflowed} of {of} increments that would have overflowed")
+            }
+            Fate::NotApplied => writeln!(out, "not applied, and never will be"),
+            Fate::Partly { applied, overflowed } => writeln!(
+                out,
+                "{applied} of {of} increments were decided, {overflowed} of those overflowed; the others never will be applied"
+            ),
+            Fate::Forgotten => writeln!(out, "forgotten: its sender had the answer"),
+        },
+        Format::Json => {
+            let (fate, applied, overflowed) = match resolved.fate {
+                Fate::Applied { overflowed } => ("applied", of, overflowed),
+                Fate::NotApplied => ("not applied", 0, 0),
+                Fate::Partly { applied, overflowed } => ("partly applied", applied, overflowed),
+                Fate::Forgotten => ("forgotten", 0, 0),
+            };
+            let part = |part: &ResolvedPart| {
+                json!({
+                    "shard": part.shard.0,
+                    "resolution": word(part.resolution),
+                    "index": part.applied_index.0,
+                    "first_position": part.first_position,
+                    "increments": part.increments,
+                    "overflowed": part.overflowed,
+                })
+            };
+            let parts: Value = resolved.parts.iter().map(part).collect();
+            let (applied, of) = (json!(applied), json!(of));
+            writeln!(
+                out,
+                "{}",
+                json!({"fate": fate, "decided": applied, "increments": of, "overflowed": overflowed, "parts": parts})
+            )
+        }
+        Format::Csv => resolved.parts.iter().try_for_each(|part| {
+            let ResolvedPart { shard, applied_index, first_position, increments, overflowed, .. } = part;
+            let resolution = word(part.resolution);
+            writeln!(out, "{shard},{resolution},{applied_index},{first_position},{increments},{overflowed}")
+        }),
+    }
 }
 
 /// A field of a CSV line, quoted where RFC 4180 asks for it.

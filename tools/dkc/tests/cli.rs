@@ -2,10 +2,14 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests start processes")]
 
+use dkc::client::stand_in::Server;
 use dkc::engine::part::PackedKeys;
 use dkc::error::ErrorCode;
+use dkc::ids::{Sequence, SessionEpoch, SessionId, SessionToken};
 use dkc::limits::REQUEST_BYTES_MAX;
-use dkc::wire::client::{Encoder, GetReply, IncrementReply, Part, Request, Status, TopKReply, Welcome, decode_request};
+use dkc::wire::client::{
+    Credentials, Encoder, GetReply, IncrementReply, Opened, Part, Request, Status, TopKReply, Welcome, decode_request,
+};
 use dkc::wire::frame::{Decoder, Frame};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -14,10 +18,12 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Output, Stdio};
 
+/// Counts, and under the empty key the last session.
 type Counts = BTreeMap<Vec<u8>, i64>;
 
 /// Serves connections, one after another, until the test ends; returns the endpoint.
-/// A request with the key `hangup` is not answered: the connection ends. The key `full` is refused.
+/// A request with the key `hangup` is not answered: the connection ends. The key `full` is refused. Sessions are handed out and not
+/// kept: what is sent again counts again.
 fn serve() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let endpoint = listener.local_addr().expect("bound").to_string();
@@ -85,6 +91,7 @@ fn answer(request: &Request<'_>, counts: &mut Counts, encoder: &mut Encoder, out
         }
         Request::TopK { k } => {
             let mut sorted: Vec<_> = counts.iter().collect();
+            sorted.retain(|(key, _)| !key.is_empty());
             sorted.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
             sorted.truncate(*k as usize);
             let mut keys = PackedKeys::default();
@@ -96,6 +103,17 @@ fn answer(request: &Request<'_>, counts: &mut Counts, encoder: &mut Encoder, out
         Request::Status => {
             let status = Status { server_version: "9.8.7".to_owned(), ..Status::default() };
             encoder.status_reply(out, id, &status);
+        }
+        Request::OpenSession { .. } => {
+            let last = counts.entry(Vec::new()).or_default();
+            *last += 1;
+            let (session, epoch, token) = (SessionId(*last as u64), SessionEpoch(1), SessionToken(0));
+            let credentials = Credentials { session, epoch, token };
+            let opened = Opened { credentials, age_micros_max: 1 << 40, progress: Sequence(0), resumed: false };
+            encoder.open_session_reply(out, id, &opened);
+        }
+        Request::AttachSession(_) | Request::CloseSession { .. } | Request::Resolve { .. } => {
+            encoder.error(out, id, ErrorCode::Unsupported, "not in this test");
         }
     }
     true
@@ -178,12 +196,14 @@ fn skipped_input_is_reported_and_the_rest_is_counted() {
 }
 
 #[test]
-fn a_broken_connection_leaves_what_was_not_answered_unknown() {
+fn what_is_never_answered_is_unknown() {
     let endpoint = serve();
-    assert_fails(&dkc(&endpoint, &["incr", "hangup"]), 5, "may have been applied");
-    // The second batch is answered with silence, so only the first is acknowledged.
+    let output = dkc(&endpoint, &["--timeout", "1", "incr", "hangup"]);
+    assert_fails(&output, 5, "may have been applied");
+    assert_fails(&output, 5, "what became of it: dkc resolve 1_1_1_1_");
+    // The second request is answered with silence, so only the first is acknowledged.
     let text = format!("{}hangup\n{}", "a\n".repeat(4_096), "b\n".repeat(4_095));
-    let output = dkc_with_input(&endpoint, &["count"], text.as_bytes());
+    let output = dkc_with_input(&endpoint, &["--timeout", "2", "count"], text.as_bytes());
     assert_fails(&output, 5, "4,096 keys counted");
     assert_fails(&output, 5, "4,096 increments are unknown");
 }
@@ -191,21 +211,105 @@ fn a_broken_connection_leaves_what_was_not_answered_unknown() {
 #[test]
 fn refusals_are_counted_and_stop_the_counting() {
     let endpoint = serve();
-    assert_fails(&dkc(&endpoint, &["incr", "full"]), 4, "DiskFull");
-    let output = dkc_with_input(&endpoint, &["count"], b"a\nfull\nfull\nb\n");
+    assert_fails(&dkc(&endpoint, &["--timeout", "0.2", "incr", "full"]), 4, "DiskFull");
+    let output = dkc_with_input(&endpoint, &["--timeout", "0.2", "count"], b"a\nfull\nfull\nb\n");
     assert_fails(&output, 4, "2 keys counted");
     assert_fails(&output, 4, "2 increments were refused");
+}
+
+#[test]
+fn connections_that_break_cost_no_count_and_double_none() {
+    let server = Server::start_breaking(3);
+    let text = "to be, or not\nTo be!\n".repeat(7_000);
+    let output = dkc_with_input(&server.endpoint(), &["count", "--words"], text.as_bytes());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(printed(&server.endpoint(), &["top", "-o", "csv"]), "be,14000\nTo,7000\nnot,7000\nor,7000\nto,7000\n");
+}
+
+#[test]
+fn a_named_session_counts_an_input_once_however_often_it_is_run() {
+    let server = Server::start_breaking(4);
+    let endpoint = server.endpoint();
+    let count = |text: &str| dkc_with_input(&endpoint, &["count", "--session", "job"], text.as_bytes());
+    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    // A first run that dies on the way, having sent three requests, of which it knows that two are settled.
+    let text = "a\nb\n".repeat(10_000);
+    let mut dead =
+        dkc::client::blocking::Client::connect(std::slice::from_ref(&endpoint), std::time::Duration::from_secs(60))
+            .expect("served");
+    dead.open(b"job").expect("served");
+    for number in 1..=3 {
+        let mut batch = dkc::client::batch::Batch::new();
+        (0..4_096).for_each(|place| batch.push(if place % 2 == 0 { b"a" } else { b"b" }, 1).expect("fits"));
+        let delivery = dkc::client::core::Delivery::Numbered(Sequence(number));
+        dead.call(dkc::client::core::Op::Increment { batch, want_values: false, delivery }).expect("counted");
+    }
+    let second = count(&text);
+    assert!(second.status.success(), "{}", said(&second));
+    assert!(said(&second).contains("8,192 keys were counted before"), "{}", said(&second));
+    assert_eq!(printed(&endpoint, &["get", "a", "b"]), "a\t10000\nb\t10000\n");
+    let third = count(&text);
+    assert!(third.status.success() && said(&third).contains("dkc: 0 keys counted"), "{}", said(&third));
+    assert!(said(&third).contains("20,000 keys were counted before"), "{}", said(&third));
+    let shorter = count("a\n");
+    assert_eq!(shorter.status.code(), Some(4), "{}", said(&shorter));
+    assert!(said(&shorter).contains("the input is not what it was"), "{}", said(&shorter));
+    assert_eq!(printed(&endpoint, &["get", "a", "b"]), "a\t10000\nb\t10000\n");
+}
+
+#[test]
+fn other_input_under_a_name_and_an_expired_name_are_refused() {
+    let server = Server::start();
+    let endpoint = server.endpoint();
+    let mut dead =
+        dkc::client::blocking::Client::connect(std::slice::from_ref(&endpoint), std::time::Duration::from_secs(60))
+            .expect("served");
+    dead.open(b"job").expect("served");
+    let mut batch = dkc::client::batch::Batch::new();
+    batch.push(b"x", 1).expect("fits");
+    let delivery = dkc::client::core::Delivery::Numbered(Sequence(1));
+    dead.call(dkc::client::core::Op::Increment { batch, want_values: false, delivery }).expect("counted");
+    let other = dkc_with_input(&endpoint, &["count", "--session", "job"], b"y\n");
+    assert_fails(&other, 4, "the input is not what it was when session job began");
+    server.expire_sessions();
+    let expired = dkc_with_input(&endpoint, &["count", "--session", "job"], b"x\n");
+    assert_fails(&expired, 4, "session job expired before it was through");
+    let unreadable = dkc(&endpoint, &["count", "--session", "files", "/nonexistent"]);
+    assert_fails(&unreadable, 1, "/nonexistent: No such file");
+}
+
+#[test]
+fn an_unknown_outcome_is_resolved() {
+    let server = Server::start_breaking(1);
+    let endpoint = server.endpoint();
+    let output = dkc(&endpoint, &["--timeout", "0.5", "incr", "apples"]);
+    assert_fails(&output, 5, "dkc resolve ");
+    let said = String::from_utf8(output.stderr).expect("text");
+    let id = said.split("dkc resolve ").nth(1).expect("an id").trim();
+    assert_eq!(printed(&endpoint, &["resolve", id, "apples"]), "applied\n");
+    assert_eq!(printed(&endpoint, &["resolve", id]), "applied\n");
+    assert!(printed(&endpoint, &["resolve", id, "-o", "csv"]).starts_with("1,applied,"));
+    assert!(printed(&endpoint, &["resolve", id, "-o", "json"]).contains("\"fate\":\"applied\""));
+    assert_eq!(printed(&endpoint, &["get", "apples"]), "1\n");
+    // A request of the same session that was never sent: it never will be applied.
+    let unsent = id.replacen("1_1_1_", "1_1_9_", 1);
+    assert_eq!(printed(&endpoint, &["resolve", &unsent]), "not applied, and never will be\n");
+    assert_fails(&dkc(&endpoint, &["resolve", "1_2_3"]), 2, "not the id of a request");
 }
 
 #[test]
 fn wrong_usage_and_missing_servers_have_codes_of_their_own() {
     // A privileged port that no service of today uses.
     let deserted = "127.0.0.1:1";
-    assert_fails(&dkc(deserted, &["get", "a"]), 3, deserted);
+    assert_fails(&dkc(deserted, &["--timeout", "0.2", "get", "a"]), 3, deserted);
+    assert_fails(&dkc(deserted, &["--timeout", "0.2", "incr", "a"]), 3, deserted);
+    assert_fails(&dkc(deserted, &["--timeout", "0.2", "count"]), 3, deserted);
+    assert_fails(&dkc(deserted, &[]), 2, "a command is expected");
     assert_fails(&dkc(deserted, &["get"]), 2, "Usage");
     assert_fails(&dkc(deserted, &["incr", "a", "much"]), 2, "DELTA");
     assert_fails(&dkc(deserted, &["get", "--escaped", "\\n"]), 2, "backslash");
     assert_fails(&dkc(deserted, &["get", ""]), 2, "at least one byte");
+    assert_fails(&dkc("foo", &["get", "a"]), 2, "HOST:PORT");
 }
 
 #[test]

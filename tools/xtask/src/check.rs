@@ -79,6 +79,8 @@ fn summarize(ended: &[(&str, Result<Outcome>, Duration)]) {
 
 fn fmt() -> Result<Outcome> {
     cargo(&["fmt", "--all", "--check"])?;
+    // A workspace of its own.
+    cargo(&["fmt", "--manifest-path", "tools/fuzz/libfuzzer/Cargo.toml", "--check"])?;
     Ok(Outcome::Passed)
 }
 
@@ -91,7 +93,13 @@ fn clippy() -> Result<Outcome> {
 /// one that needs another goes unnoticed, and so does code that is dead without it.
 fn features() -> Result<Outcome> {
     let package = ["clippy", "--package", "distributed-key-counter", "--lib"];
-    for features in [&["--bins"][..], &["--no-default-features"], &["--no-default-features", "--features", "sim"]] {
+    let selections = [
+        &["--bins"][..],
+        &["--no-default-features"],
+        &["--no-default-features", "--features", "sim"],
+        &["--no-default-features", "--features", "tokio"],
+    ];
+    for features in selections {
         cargo(&[&package, features, &["--", "-D", "warnings"]].concat())?;
     }
     Ok(Outcome::Passed)

@@ -2,7 +2,10 @@
 //!
 //! - [`check`]: everything a change must pass. The same on a developer's machine and in `.ci/run`.
 //! - [`codegen`]: makes the committed Rust code from the schema.
+//! - [`fuzz`]: runs the fuzzers.
 //! - [`kill`]: kills a loaded server many times.
+//! - [`manual`]: makes man pages and shell completions.
+//! - [`mutants`]: puts known bugs back in, to see them noticed.
 //!
 //! All commands run other programs in the root of the repository and show what they run; [`process`] is how.
 
@@ -10,8 +13,11 @@
 
 mod check;
 mod codegen;
+mod fuzz;
 mod guards;
 mod kill;
+mod manual;
+mod mutants;
 mod process;
 
 use anyhow::{Context, Result};
@@ -31,7 +37,10 @@ struct Flags {
 enum Command {
     Check(check::Flags),
     Codegen(codegen::Flags),
+    Fuzz(fuzz::Flags),
     Kill(kill::Flags),
+    Manual(manual::Flags),
+    Mutants(mutants::Flags),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +59,9 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Check(flags) => check::run(&flags),
         Command::Codegen(flags) => codegen::run(&flags),
+        Command::Fuzz(flags) => fuzz::run(&flags),
         Command::Kill(flags) => kill::run(&flags),
+        Command::Manual(flags) => manual::run(&flags),
+        Command::Mutants(flags) => mutants::run(&flags),
     }
 }

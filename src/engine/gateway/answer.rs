@@ -1,0 +1,218 @@
+//! Answers in the making: what the parts of a request have said so far, and the reply they make together.
+
+use crate::engine::part::{PackedKeys, PartAnswer};
+use crate::engine::sessions::registry::Registered;
+use crate::engine::sessions::window::Fate;
+use crate::engine::status::StoreStatus;
+use crate::error::ErrorCode;
+use crate::ids::{Index, ShardId};
+use crate::wire::client::{
+    AttachReply, GetReply, IncrementReply, Part, Resolution, ResolveReply, ResolvedPart, TopKReply,
+};
+
+/// An answer in the making.
+pub(super) enum Answer {
+    Increment {
+        reply: IncrementReply,
+        want_values: bool,
+        refused: Refused,
+    },
+    Get {
+        reply: GetReply,
+        refused: Refused,
+    },
+    TopK {
+        k: usize,
+        lists: Vec<TopList>,
+        refused: Refused,
+    },
+    Status {
+        stores: Vec<StoreStatus>,
+        refused: Refused,
+    },
+    /// The opening or closing of a session, and what the registry said.
+    Register {
+        registered: Option<Registered>,
+        refused: Refused,
+    },
+    Attach {
+        reply: AttachReply,
+        refused: Refused,
+    },
+    Resolve {
+        reply: ResolveReply,
+        refused: Refused,
+    },
+}
+
+/// How many parts were refused as a whole, and the reason that promises least: what is said of the request has to be true of each of
+/// its parts. One that may be applied makes it unknown; one that may be sent again makes it worth sending again; and only if every
+/// part was fenced is the whole.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Refused {
+    parts: usize,
+    code: Option<ErrorCode>,
+}
+
+pub(super) struct TopList {
+    shard: ShardId,
+    index: Index,
+    keys: PackedKeys,
+    counts: Vec<i64>,
+}
+
+impl Answer {
+    /// Takes the answer of one part.
+    pub(super) fn take(&mut self, part: usize, shard: ShardId, answer: PartAnswer) {
+        match (self, answer) {
+            (
+                Answer::Increment { reply, want_values, .. },
+                PartAnswer::Incremented { index, first_position, overflowed, values },
+            ) => {
+                reply.parts[part].applied_index = index;
+                reply.parts[part].first_position = first_position;
+                let total = reply.parts.iter().map(|part| part.keys as usize).sum();
+                let order = positions(&reply.parts, &reply.order, part);
+                for &place in &overflowed {
+                    reply.outcomes.resize(total, ErrorCode::Ok as u8);
+                    reply.outcomes[order.position(place as usize)] = ErrorCode::Overflow as u8;
+                }
+                if *want_values && reply.parts.len() == 1 {
+                    reply.values = values;
+                } else {
+                    for (place, value) in values.into_iter().enumerate() {
+                        reply.values[order.position(place)] = value;
+                    }
+                }
+            }
+            (Answer::Increment { reply, refused, .. }, PartAnswer::Refused { code }) => {
+                refused.note(code);
+                let total = reply.parts.iter().map(|part| part.keys as usize).sum();
+                reply.outcomes.resize(total, ErrorCode::Ok as u8);
+                let order = positions(&reply.parts, &reply.order, part);
+                for place in 0..reply.parts[part].keys as usize {
+                    reply.outcomes[order.position(place)] = code as u8;
+                }
+            }
+            (Answer::Get { reply, .. }, PartAnswer::Counts { index, counts }) => {
+                reply.parts[part].applied_index = index;
+                let order = positions(&reply.parts, &reply.order, part);
+                for (place, count) in counts.into_iter().enumerate() {
+                    let position = order.position(place);
+                    reply.counts[position] = count.unwrap_or(0);
+                    reply.found[position] = u8::from(count.is_some());
+                }
+            }
+            (Answer::TopK { lists, .. }, PartAnswer::Top { index, keys, counts, .. }) => {
+                lists.push(TopList { shard, index, keys, counts });
+            }
+            (Answer::Status { stores, .. }, PartAnswer::Status(status)) => stores.push(*status),
+            (Answer::Register { registered, .. }, PartAnswer::Registered(said)) => *registered = Some(said),
+            (Answer::Attach { reply, .. }, PartAnswer::Attached { index, floor }) => {
+                reply.parts.push(Part { shard, applied_index: index, ..Part::default() });
+                reply.floor = reply.floor.max(floor);
+            }
+            (Answer::Resolve { reply, .. }, PartAnswer::Resolved(fate)) => reply.parts.push(resolved(shard, fate)),
+            (
+                Answer::Get { refused, .. }
+                | Answer::TopK { refused, .. }
+                | Answer::Status { refused, .. }
+                | Answer::Register { refused, .. }
+                | Answer::Attach { refused, .. }
+                | Answer::Resolve { refused, .. },
+                PartAnswer::Refused { code },
+            ) => refused.note(code),
+            (_, _) => debug_assert!(false, "an answer is of its question's kind"),
+        }
+    }
+
+    /// The reason to refuse the request as a whole, if there is one: no increment of it was decided, or anything else lacks a
+    /// part.
+    pub(super) fn refusal(&self) -> Option<ErrorCode> {
+        match self {
+            Answer::Increment { reply, refused, .. } if refused.parts == reply.parts.len() => refused.code,
+            Answer::Get { refused, .. }
+            | Answer::TopK { refused, .. }
+            | Answer::Status { refused, .. }
+            | Answer::Attach { refused, .. }
+            | Answer::Resolve { refused, .. } => refused.code,
+            Answer::Register { registered, refused } => match registered {
+                Some(Registered::Expired) => Some(ErrorCode::SessionExpired),
+                Some(Registered::Taken) => Some(ErrorCode::SessionTaken),
+                Some(Registered::Opened { .. } | Registered::Closed) | None => refused.code,
+            },
+            Answer::Increment { .. } => None,
+        }
+    }
+}
+
+impl Refused {
+    fn note(&mut self, code: ErrorCode) {
+        self.parts += 1;
+        let promise = |code: ErrorCode| (code.is_definite(), !code.is_transient(), code.settles());
+        self.code = self.code.filter(|kept| promise(*kept) <= promise(code)).or(Some(code));
+    }
+}
+
+/// Where the keys of one part stand in their request.
+struct Positions<'a> {
+    /// `None` if the request has one part.
+    order: Option<&'a [u32]>,
+}
+
+impl Positions<'_> {
+    fn position(&self, place: usize) -> usize {
+        self.order.map_or(place, |order| order[place] as usize)
+    }
+}
+
+fn positions<'a>(parts: &[Part], order: &'a [u32], part: usize) -> Positions<'a> {
+    if order.is_empty() {
+        return Positions { order: None };
+    }
+    let start: usize = parts[..part].iter().map(|part| part.keys as usize).sum();
+    Positions { order: Some(&order[start..start + parts[part].keys as usize]) }
+}
+
+fn resolved(shard: ShardId, fate: Fate) -> ResolvedPart {
+    let part = ResolvedPart { shard, ..ResolvedPart::default() };
+    match fate {
+        Fate::Applied { index, first_position, increments, overflowed } => ResolvedPart {
+            resolution: Resolution::Applied,
+            applied_index: index,
+            first_position,
+            increments,
+            overflowed,
+            ..part
+        },
+        Fate::Fenced(index) => ResolvedPart { resolution: Resolution::Fenced, applied_index: index, ..part },
+        Fate::Forgotten => ResolvedPart { resolution: Resolution::Forgotten, ..part },
+    }
+}
+
+/// The first `k` of all lists, each of which is exact and sorted: highest count first, ties in ascending byte order. Every key lives on
+/// one shard, so nothing has to be added up.
+pub(super) fn merge(k: usize, mut lists: Vec<TopList>) -> TopKReply {
+    lists.sort_by_key(|list| list.shard);
+    let mut entries: Vec<(i64, &[u8], usize)> = Vec::new();
+    for (place, list) in lists.iter().enumerate() {
+        entries.extend(list.keys.iter().zip(&list.counts).map(|(key, &count)| (count, key, place)));
+    }
+    let order = |a: &(i64, &[u8], usize), b: &(i64, &[u8], usize)| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1));
+    if entries.len() > k {
+        entries.select_nth_unstable_by(k - 1, order);
+        entries.truncate(k);
+    }
+    entries.sort_unstable_by(order);
+    let mut reply = TopKReply::default();
+    let mut own = vec![0u32; lists.len()];
+    for (count, key, place) in entries {
+        reply.keys.push(key);
+        reply.counts.push(count);
+        own[place] += 1;
+    }
+    let part =
+        |(list, keys): (&TopList, u32)| Part { shard: list.shard, keys, applied_index: list.index, first_position: 0 };
+    reply.parts = lists.iter().zip(own).map(part).collect();
+    reply
+}
