@@ -220,10 +220,7 @@ impl Arena {
         if width(width_bits(new)) > count.len() {
             return Added::Wider { old, new, member };
         }
-        match count {
-            [one] => *one = new as u8,
-            wider => wider.copy_from_slice(&new.to_le_bytes()[..wider.len()]),
-        }
+        copy_short(count, new.to_le_bytes());
         Added::Done { old, new, member }
     }
 
@@ -283,9 +280,10 @@ impl Arena {
         let place = usize::from(self.fill);
         let number = self.blocks.len() - 1;
         let (start, rest) = self.blocks[number][place..place + bytes].split_at_mut(head_bytes);
-        start.copy_from_slice(&head[..head_bytes]);
-        rest[..count_bytes].copy_from_slice(&count.to_le_bytes()[..count_bytes]);
-        rest[count_bytes..].copy_from_slice(key);
+        copy_short(start, head);
+        let (start, rest) = rest.split_at_mut(count_bytes);
+        copy_short(start, count.to_le_bytes());
+        rest.copy_from_slice(key);
         self.fill += bytes as u16;
         Some((number << PLACE_BITS | place) as u16)
     }
@@ -329,6 +327,15 @@ impl Arena {
         assert_eq!(long.count(), self.long.len(), "a key out of line belongs to one entry");
         assert_eq!(self.long.iter().map(|key| key.len()).sum::<usize>(), self.long_bytes);
         assert!(self.blocks.len() <= PAGE_BLOCKS_MAX, "offsets reach every block");
+    }
+}
+
+/// Fills a few bytes, most often one, with the first of others.
+#[inline]
+fn copy_short<const N: usize>(to: &mut [u8], from: [u8; N]) {
+    match to {
+        [one] => *one = from[0],
+        more => more.copy_from_slice(&from[..more.len()]),
     }
 }
 

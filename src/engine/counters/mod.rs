@@ -17,7 +17,8 @@
 //!
 //! **Deterministic.** The same increments in the same order give the same outcomes, the same answers and the same
 //! order of scans on every machine. Nothing here reads a clock, draws a number or depends on the order of a hash
-//! index.
+//! index. The one thing that depends on the process's secret is the order in which scans show keys whose hashes were chosen to
+//! be alike.
 //!
 //! **Bounded work.** An increment touches one page; it may split or pack that page, some 0.1 ms. Compaction of
 //! the candidate set resolves twice its size. The exception is [`Counters::top`] when counts have been lowered or k

@@ -8,7 +8,7 @@
 //! Source: Fagin, Nievergelt, Pippenger, Strong, "Extendible Hashing" (ACM TODS 1979).
 //!
 //! **Growth.** A page that fills splits in two; no step rehashes more than one page. What doubles is the
-//! directory (4 bytes a slot) and the vector of page headers (144 bytes a page, moved and not rehashed): together
+//! directory (4 bytes a slot) and the vector of page headers (136 bytes a page, moved and not rehashed): together
 //! a thousandth of the table.
 //!
 //! **Depth cap and crowds.** The routing seed is public, so keys may be chosen to share a long prefix, and each split
@@ -385,7 +385,7 @@ impl Table {
                 let upper = page.split(&self.shared);
                 self.page_bytes = self.page_bytes + page.heap_bytes() + upper.heap_bytes() - bytes_before;
                 let upper_number = self.pages.len() as u32;
-                assert!(upper_number < CROWD, "2^31 page headers would be 288 GiB");
+                assert!(upper_number < CROWD, "2^31 page headers would be 272 GiB");
                 let (prefix, depth) = (upper.prefix(), upper.depth());
                 self.pages.push(upper);
                 match crowd {
