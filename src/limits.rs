@@ -135,6 +135,8 @@ pub const TURN_INPUTS_MAX: usize = 512;
 pub const TURN_BYTES_MAX: usize = 1 << 20;
 /// Keys that TopK reads ask of a store in one turn, give or take one read: others must not wait long behind them.
 pub const TURN_TOP_KEYS_MAX: usize = 4_096;
+/// Table pages that a TopK read visits in one turn, if it has to walk the table.
+pub const TURN_TOP_PAGES_MAX: usize = 8;
 /// Parts and answers under way from one store to another; past it the sender keeps them in its own queue.
 pub const MESH_QUEUE_MAX: usize = 1_024;
 /// Time a stopping server gives the requests it has accepted.

@@ -41,6 +41,7 @@ pub const ALL: &[Mutant] = &[
         name: "loss-taken-for-never-sent",
         what: "a client takes what a broken connection had carried for never sent",
     },
+    Mutant { name: "numbers-after-close", what: "a client uses numbers of a session that it has begun to close" },
     Mutant { name: "low-water-past-unknown", what: "a client's low-water mark passes a number of which nobody knows" },
     Mutant {
         name: "dead-files-recycled",

@@ -165,6 +165,7 @@ impl Shard {
     ) -> Result<(), ApplyError> {
         // An entry of another epoch was routed by another range: nothing in it is decided, no number is taken.
         let fits = batch.epoch == self.epoch;
+        self.counters.set_applying(index);
         let mut chunk = Chunk::new();
         let mut position = 0;
         let mut second = Vec::new();

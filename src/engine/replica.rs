@@ -18,7 +18,9 @@ use super::sessions::Stamp;
 use super::status::ShardStatus;
 use crate::error::ErrorCode;
 use crate::ids::{Index, KeyHash, Micros, SessionId, ShardId, Term};
-use crate::limits::{LOG_TIME_STEP_MICROS_MAX, SESSION_NAMES_MAX, SESSIONS_MAX, SHARD_UNCOMMITTED_BYTES_MAX};
+use crate::limits::{
+    LOG_TIME_STEP_MICROS_MAX, SESSION_NAMES_MAX, SESSIONS_MAX, SHARD_UNCOMMITTED_BYTES_MAX, TURN_TOP_PAGES_MAX,
+};
 use crate::mutant::mutant;
 
 /// A part that changes something, waiting or proposed.
@@ -247,13 +249,27 @@ impl Replica {
         PartAnswer::Counts { index, counts }
     }
 
-    /// Reads the highest counts from what has been applied; linearizable, or refused.
-    pub(super) fn top(&mut self, k: u32) -> PartAnswer {
-        let refused = |code| PartAnswer::Refused { code };
+    /// Reads the highest counts from what has been applied; linearizable, or refused. `None` if that takes a walk over the
+    /// table: then a bounded piece of the walk has been done, and the read is to be tried again.
+    pub(super) fn top(&mut self, k: u32) -> Option<PartAnswer> {
+        let refused = |code| Some(PartAnswer::Refused { code });
         let Some(index) = self.group.read_index() else { return refused(ErrorCode::Unavailable) };
         let Machine::Counters(shard) = &mut self.machine else { return refused(ErrorCode::WrongShard) };
-        let top = shard.counters.top(k as usize);
-        PartAnswer::Top { index, keys: top.keys, counts: top.counts, exhausted: top.exhausted }
+        let mut slices_left = TURN_TOP_PAGES_MAX;
+        while slices_left > 0 {
+            if let Some(top) = shard.counters.begin_top(k as usize) {
+                let (keys, counts, exhausted) = (top.keys, top.counts, top.exhausted);
+                return Some(PartAnswer::Top { index, keys, counts, exhausted });
+            }
+            slices_left -= 1;
+            while shard.counters.upkeep() {
+                if slices_left == 0 {
+                    return None;
+                }
+                slices_left -= 1;
+            }
+        }
+        None
     }
 
     /// Whether applying a part takes no memory: its keys exist, and its session is known. A part that cannot be read takes some.

@@ -282,18 +282,19 @@ impl Store {
         self.output.replies.push(PartReply { ticket, shard, body });
     }
 
-    /// Reads as many of the waiting tops as a turn may, but at least one.
+    /// Reads as many of the waiting tops as a turn may, but at least one. One that takes a walk over its shard's table gets a
+    /// piece of it, and then lets the others go first.
     fn read_tops(&mut self) {
         let mut keys_left = TURN_TOP_KEYS_MAX;
-        while let Some(TopRead { place, ticket, k }) = self.tops.pop_front() {
+        while keys_left > 0 {
+            let Some(TopRead { place, ticket, k }) = self.tops.pop_front() else { return };
             let replica = &mut self.replicas[place];
-            let body = replica.top(k);
-            let shard = replica.shard;
+            let (shard, body) = (replica.shard, replica.top(k));
             self.memory_bytes = replica.account(self.memory_bytes);
-            self.output.replies.push(PartReply { ticket, shard, body });
             keys_left = keys_left.saturating_sub(k as usize);
-            if keys_left == 0 {
-                return;
+            match body {
+                Some(body) => self.output.replies.push(PartReply { ticket, shard, body }),
+                None => return self.tops.push_back(TopRead { place, ticket, k }),
             }
         }
     }

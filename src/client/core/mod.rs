@@ -53,6 +53,7 @@ use crate::ids::{Micros, Sequence, SessionId};
 use crate::limits::{
     CLIENT_NAME_BYTES_MAX, CLIENT_REQUEST_BYTES_DEFAULT, CLIENT_REQUESTS_DEFAULT, SESSION_NAME_BYTES_MAX, TOP_KEYS_MAX,
 };
+use crate::mutant::mutant;
 use crate::wire::client::{GetReply, IncrementReply, Status, TopKReply};
 use links::Links;
 use numbers::{Numbers, Standing};
@@ -151,7 +152,8 @@ pub enum Op {
         /// Of 1 to [`SESSION_NAME_BYTES_MAX`] bytes.
         name: Vec<u8>,
     },
-    /// Leave the named session: all numbers used are answered, and none will follow. Answered by [`Answer::Closed`].
+    /// Leave the named session: all numbers used are answered, and none will follow; from now on it takes none. If it fails, the session
+    /// may have been closed or not: opening it again tells. Answered by [`Answer::Closed`].
     Close,
     /// Wait for a server to talk to. Answered by [`Answer::Connected`].
     Connect,
@@ -323,6 +325,11 @@ impl Client {
         } else {
             self.ready.push_back(id);
         }
+        if closing.is_some()
+            && let Some(numbers) = self.named.and_then(|key| self.sessions.get_mut(&key))
+        {
+            numbers.closing = !mutant!("numbers-after-close");
+        }
         self.bytes += pending.bytes;
         self.timers.insert((pending.wake, id));
         self.operations.insert(id, pending);
@@ -390,10 +397,10 @@ impl Client {
         self.links.shards().map_or(1, |(shards, _)| shards.max(1))
     }
 
-    /// The number that the named session's next request has.
+    /// The number that the named session's next request has; `None` without one, or while it is being left.
     #[must_use]
     pub fn next_number(&self) -> Option<Sequence> {
-        Some(self.sessions.get(&self.named?)?.next())
+        self.sessions.get(&self.named?).filter(|numbers| !numbers.closing).map(Numbers::next)
     }
 
     fn next_operation(&mut self) -> OpId {
@@ -406,6 +413,9 @@ impl Client {
         let Some(numbers) = self.named.and_then(|key| self.sessions.get(&key)) else {
             return Err(refused(ErrorCode::BadSession, "no named session is open".to_owned()));
         };
+        if numbers.closing {
+            return Err(refused(ErrorCode::BadSession, "the named session is being closed; open it again".to_owned()));
+        }
         let standing = numbers.standing(number);
         if standing.is_none() && number != numbers.next() {
             let text = format!("number {number} is used before its turn, which is that of {}", numbers.next());

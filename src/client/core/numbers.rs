@@ -45,13 +45,15 @@ pub(super) struct Numbers {
     window: VecDeque<Slot>,
     window_bytes: usize,
     open: usize,
+    /// The session is being left: a number used now would come after the last one, as the server was told it.
+    pub(super) closing: bool,
 }
 
 impl Numbers {
     /// Numbers go on after `settled`.
     pub(super) fn new(credentials: Credentials, settled: Sequence, rotate_at: Micros) -> Numbers {
         let window = VecDeque::new();
-        Numbers { credentials, rotate_at, low_water: settled, window, window_bytes: 0, open: 0 }
+        Numbers { credentials, rotate_at, low_water: settled, window, window_bytes: 0, open: 0, closing: false }
     }
 
     /// The highest number with all up to it answered.

@@ -347,3 +347,40 @@ fn another_cluster_behind_a_known_address_is_refused() {
     assert!(script.client.links.get(link).is_none());
     assert!(script.done.is_empty(), "its deadline is far");
 }
+
+/// Found by the simulator: a request sent behind a closing came after the progress that the server was told, so the next
+/// holder sent it once more under another session.
+#[test]
+fn a_session_that_is_being_closed_takes_no_more_numbers() {
+    let mut script = Script::new(&["s0"]);
+    let open = |script: &mut Script| {
+        let op = Op::Open { name: b"job".to_vec() };
+        script.client.submit(script.now, op, script.now.plus(LONG)).expect("room");
+        script.drain();
+    };
+    let numbered = |script: &mut Script, number| {
+        let mut batch = Batch::new();
+        batch.push(b"a", 1).expect("fits");
+        let op = Op::Increment { batch, want_values: false, delivery: Delivery::Numbered(Sequence(number)) };
+        let submitted = script.client.submit(script.now, op, script.now.plus(LONG));
+        script.drain();
+        submitted
+    };
+    open(&mut script);
+    let link = script.connect(&welcome(1));
+    let said = script.read(link);
+    script.open(link, said[0].0);
+    numbered(&mut script, 1).expect("the session's first");
+    let (id, _) = script.increment(link);
+    script.acknowledge(link, id);
+    script.client.submit(script.now, Op::Close, script.now.plus(LONG)).expect("everything is answered");
+    script.drain();
+    assert_eq!(script.client.next_number(), None);
+    assert!(matches!(numbered(&mut script, 2), Err(SubmitError::Refused(_))));
+    // Whether it was closed or not, opening it again tells.
+    open(&mut script);
+    let said = script.read(link);
+    assert_eq!(said.iter().map(|(_, said)| said.clone()).collect::<Vec<_>>(), [Said::Other, Said::Open]);
+    script.open(link, said[1].0);
+    assert_eq!(script.client.next_number(), Some(Sequence(1)));
+}

@@ -238,11 +238,8 @@ impl World {
                     application.name = Some(format!("job{}", 2 + self.prng.below(1 << 40)).into_bytes());
                 }
             }
-            (Asked::Close, result) => {
-                if result.is_ok() {
-                    self.applications[place].opened = None;
-                }
-            }
+            // Closed or not: opening it again tells.
+            (Asked::Close, _) => self.applications[place].opened = None,
             (Asked::Resolve(id, _), Ok(Answer::Resolved(resolved))) => {
                 let number = (id.credentials.session, id.sequence);
                 let any = |resolution| resolved.parts.iter().any(|part| part.resolution == resolution);
