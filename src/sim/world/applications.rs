@@ -44,7 +44,7 @@ pub(super) struct Application {
 
 impl Application {
     pub(super) fn new(prng: &mut Prng) -> Application {
-        let name = prng.chance(1, 3).then(|| format!("job{}", prng.below(2)).into_bytes());
+        let name = prng.chance(1, 2).then(|| b"job".to_vec());
         Application {
             client: None,
             life: 0,
@@ -59,6 +59,11 @@ impl Application {
     /// Whether nothing is under way and nothing unknown.
     pub(super) fn is_done(&self) -> bool {
         self.waiting.is_empty() && self.unknown.is_empty()
+    }
+
+    /// Whether no request of its named session is under way.
+    fn is_settled(&self) -> bool {
+        !self.waiting.values().any(|asked| matches!(asked, Asked::Numbered(_) | Asked::Close))
     }
 
     /// Its client, if it is still in that life.
@@ -99,7 +104,10 @@ impl World {
                 self.applications[place].opening = true;
                 self.submit(place, Op::Open { name }, Asked::Open)
             }
-            (Some(_), Some(_)) if self.prng.chance(1, 40) => self.submit(place, Op::Close, Asked::Close),
+            // Possible only once everything is answered.
+            (Some(_), Some(_)) if application.is_settled() && self.prng.chance(1, 4) => {
+                self.submit(place, Op::Close, Asked::Close)
+            }
             (Some(_), Some(_)) if self.prng.chance(2, 3) => self.ask_numbered(place),
             _ => {
                 let ask = self.workload.next(&mut self.prng);

@@ -40,7 +40,7 @@ struct Line {
 #[derive(Default)]
 pub(super) struct Network {
     lines: Vec<Line>,
-    ghosts: Vec<(usize, OwnedFrame)>,
+    ghosts: VecDeque<(usize, OwnedFrame)>,
 }
 
 impl Network {
@@ -186,8 +186,11 @@ impl World {
         line.decoder.filled(count);
         while let Some(frame) = line.decoder.next_frame().expect("clients send whole frames") {
             let frame = OwnedFrame::new(frame);
-            if frame.number().is_some() && self.network.ghosts.len() < GHOSTS_MAX && self.prng.chance(1, 8) {
-                self.network.ghosts.push((store, frame.clone()));
+            if frame.number().is_some() && self.prng.chance(1, 3) {
+                if self.network.ghosts.len() == GHOSTS_MAX {
+                    self.network.ghosts.pop_front();
+                }
+                self.network.ghosts.push_back((store, frame.clone()));
             }
             process.stores[store].inbox.push_back(Event::Frame(connection, frame));
         }
@@ -227,10 +230,7 @@ impl World {
             return;
         }
         // It may come again and again.
-        let (store, frame) = match self.prng.chance(1, 2) {
-            true => self.network.ghosts.swap_remove(place),
-            false => self.network.ghosts[place].clone(),
-        };
+        let (store, frame) = self.network.ghosts[place].clone();
         self.next_connection += 1;
         let connection = ConnectionId(self.next_connection);
         let frame = match self.prng.chance(1, 4) {
