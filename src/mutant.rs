@@ -42,6 +42,10 @@ pub const ALL: &[Mutant] = &[
         what: "a client takes what a broken connection had carried for never sent",
     },
     Mutant { name: "numbers-after-close", what: "a client uses numbers of a session that it has begun to close" },
+    Mutant {
+        name: "closed-short-of-former-holder",
+        what: "a session is closed before what its former holder sent is answered again",
+    },
     Mutant { name: "low-water-past-unknown", what: "a client's low-water mark passes a number of which nobody knows" },
     Mutant {
         name: "dead-files-recycled",

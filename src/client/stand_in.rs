@@ -5,7 +5,7 @@
 
 use crate::engine::part::PackedKeys;
 use crate::engine::sessions::registry::{Registered, Registry};
-use crate::engine::sessions::window::{Decision, Detail, Fate, Windows};
+use crate::engine::sessions::window::{Attachment, Decision, Detail, Fate, Windows};
 use crate::engine::sessions::{Credentials, Opened, Stamp as EngineStamp};
 use crate::error::ErrorCode;
 use crate::ids::{ClusterId, Index, KeyHash, NodeId, SessionToken, ShardId, StoreId};
@@ -158,7 +158,9 @@ impl State {
                 }
             }
             Request::AttachSession(Credentials { session, epoch, .. }) => match self.windows.attach(*session, *epoch) {
-                Ok(floor) => encoder.attach_session_reply(out, id, &AttachReply { parts: vec![part], floor }),
+                Ok(Attachment { floor, reached }) => {
+                    encoder.attach_session_reply(out, id, &AttachReply { parts: vec![part], floor, reached });
+                }
                 Err(code) => refuse(encoder, out, id, code),
             },
             Request::CloseSession { credentials, progress } => {

@@ -19,9 +19,9 @@ use super::prng::mix;
 use super::raft::Entry;
 use super::sessions::Stamp;
 use super::sessions::registry::{Registered, Registry};
-use super::sessions::window::{Decision, Detail, Fate, Windows};
+use super::sessions::window::{Attachment, Decision, Detail, Fate, Windows};
 use crate::error::ErrorCode;
-use crate::ids::{Index, KeyHash, Sequence, ShardEpoch, ShardId};
+use crate::ids::{Index, KeyHash, ShardEpoch, ShardId};
 use crate::limits::APPLY_CHUNK_KEYS;
 use crate::mutant::mutant;
 
@@ -78,7 +78,7 @@ pub(super) enum Settled {
     /// Nothing was done.
     Refused(ErrorCode),
     /// Earlier holders of the session are refused from now on.
-    Attached { floor: Sequence },
+    Attached(Attachment),
     /// The number is settled.
     Resolved(Fate),
     /// The registry's word.
@@ -203,7 +203,7 @@ impl Shard {
                 }
                 Part::Attach { .. } | Part::Resolve(_) if !fits => Settled::Refused(ErrorCode::WrongShard),
                 Part::Attach { session, epoch } => match self.windows.attach(session, epoch) {
-                    Ok(floor) => Settled::Attached { floor },
+                    Ok(attachment) => Settled::Attached(attachment),
                     Err(code) => Settled::Refused(code),
                 },
                 Part::Resolve(stamp) => match self.windows.resolve(&stamp, index) {

@@ -6,7 +6,7 @@
 
 use super::sessions::Stamp;
 use super::sessions::registry::Registered;
-use super::sessions::window::Fate;
+use super::sessions::window::{Attachment, Fate};
 use super::status::StoreStatus;
 use crate::error::ErrorCode;
 use crate::ids::{Index, Sequence, SessionEpoch, SessionId, ShardId, StoreId};
@@ -183,8 +183,8 @@ pub enum PartAnswer {
     Attached {
         /// Index of the entry that says so.
         index: Index,
-        /// What they had settled, as far as this shard knows.
-        floor: Sequence,
+        /// How far they came, as far as this shard knows.
+        attachment: Attachment,
     },
     /// The number is settled.
     Resolved(Fate),

@@ -345,7 +345,7 @@ fn answer(index: Index, want_values: bool, settled: Settled, all: &[super::count
             PartAnswer::Incremented { index, first_position, overflowed, values }
         }
         Settled::Refused(code) => PartAnswer::Refused { code },
-        Settled::Attached { floor } => PartAnswer::Attached { index, floor },
+        Settled::Attached(attachment) => PartAnswer::Attached { index, attachment },
         Settled::Resolved(fate) => PartAnswer::Resolved(fate),
         Settled::Registered(registered) => PartAnswer::Registered(registered),
     }

@@ -11,7 +11,7 @@ use super::part::{PackedKeys, PartAnswer, PartBody, PartReply, PartRequest, Tick
 use super::prng::mix;
 use super::sessions::Stamp;
 use super::sessions::registry::Registered;
-use super::sessions::window::Fate;
+use super::sessions::window::{Attachment, Fate};
 use super::store::{OpenError, Store, StoreConfig};
 use super::wal::memory_dir::MemoryDir;
 use super::wal::{DiskOp, WalConfig};
@@ -404,7 +404,10 @@ fn a_named_session_is_taken_over_with_what_its_holder_had_settled() {
     assert_eq!((second.0, second.1), (first.0, SessionEpoch(2)));
     subject.ask(PartBody::Attach { session: second.0, epoch: second.1 });
     let attached = subject.settle().pop().expect("an answer").body;
-    assert!(matches!(attached, PartAnswer::Attached { floor: Sequence(4), .. }));
+    assert!(matches!(
+        attached,
+        PartAnswer::Attached { attachment: Attachment { floor: Sequence(4), reached: Sequence(5) }, .. }
+    ));
     assert_eq!(subject.refused(stamp(first, 6, 4), &[("a", 1)]), ErrorCode::SessionTaken);
     assert!(matches!(subject.stamped(stamp(second, 5, 4), &[("a", 1)]), PartAnswer::Incremented { .. }));
     assert_eq!(subject.count("a"), Some(1));

@@ -1,7 +1,7 @@
 //! The server's configuration: what was said becomes a [`Config`] once, or is refused with a sentence that says why.
 //!
 //! A setting is a field of `Flags`, and that is all of it: its flag, its environment variable, its key in the
-//! configuration file, its parser, its default and its help follow from there ([`layers`]). Nothing behind this module
+//! configuration file, its parser, its default and its help follow from there (`layers`). Nothing behind this module
 //! looks at flags, environment or file again.
 
 mod layers;

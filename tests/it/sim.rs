@@ -23,7 +23,7 @@ fn every_broken_promise_is_noticed() {
 #[test]
 fn every_mutant_is_caught() {
     for mutant in mutant::ALL {
-        let caught = (0..3_000).find(|&seed| mutant::with(mutant, || run(seed)).is_err());
-        assert!(caught.is_some(), "3,000 seeds did not catch {mutant:?}");
+        let caught = (0..6_000).find(|&seed| mutant::with(mutant, || run(seed)).is_err());
+        assert!(caught.is_some(), "6,000 seeds did not catch {mutant:?}");
     }
 }

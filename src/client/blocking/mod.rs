@@ -1,4 +1,4 @@
-//! The blocking client: the thread that calls it owns the sockets and drives [`core`](super::core).
+//! The blocking client: the thread that calls it owns the sockets and drives [`super::core`].
 //!
 //! Each call is bounded by the client's time-out as a whole, and ends with what became of it: the client connects, resends and
 //! changes servers as need be until then. Nothing happens between calls; a client that is not called does not even read, which is of no

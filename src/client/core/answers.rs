@@ -176,7 +176,7 @@ impl Client {
             (Reply::OpenSession(opened), _) => return self.opened(now, id, copy, opened),
             (Reply::AttachSession(reply), &Request::Attach { opened, rotate_at }) => {
                 let settled = opened.progress.max(reply.floor);
-                return self.install_named(now, id, &opened, settled, rotate_at);
+                return self.install_named(now, id, &opened, settled, reply.reached, rotate_at);
             }
             _ => return Err("a reply of another kind".to_owned()),
         };
@@ -206,7 +206,7 @@ impl Client {
             return Ok(());
         }
         if !opened.resumed {
-            return self.install_named(now, id, &opened, opened.progress, rotate_at);
+            return self.install_named(now, id, &opened, opened.progress, opened.progress, rotate_at);
         }
         pending.request = Request::Attach { opened, rotate_at };
         pending.attempts = 0;
@@ -221,9 +221,10 @@ impl Client {
         id: OpId,
         opened: &Opened,
         settled: Sequence,
+        reached: Sequence,
         rotate_at: Micros,
     ) -> Result<(), String> {
-        if settled.0 > SEQUENCE_MAX {
+        if settled.0.max(reached.0) > SEQUENCE_MAX {
             self.requeue(now, id);
             return Err(format!("a session that is settled up to {settled}"));
         }
@@ -231,8 +232,15 @@ impl Client {
         if let Some(before) = before {
             self.retire(before);
         }
-        self.named = Some(self.install(Numbers::new(opened.credentials, settled, rotate_at)));
-        let named = Named { session: opened.credentials.session, settled, resumed: opened.resumed };
+        let mut numbers = Numbers::new(opened.credentials, settled, rotate_at);
+        numbers.reached = reached;
+        self.named = Some(self.install(numbers));
+        let named = Named {
+            session: opened.credentials.session,
+            settled,
+            reached: reached.max(settled),
+            resumed: opened.resumed,
+        };
         self.end(id, Ok(Answer::Opened(named)));
         Ok(())
     }

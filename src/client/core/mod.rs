@@ -189,6 +189,8 @@ pub struct Named {
     pub session: SessionId,
     /// Every request up to this number is settled: go on after it.
     pub settled: Sequence,
+    /// A former holder came so far: the session cannot be closed before its requests up to this number are answered again.
+    pub reached: Sequence,
     /// It was open before; its former holder may have sent more. Sent again under the same numbers and with the same content,
     /// requests count once.
     pub resumed: bool,
@@ -457,6 +459,13 @@ impl Client {
         let answered = numbers.low_water();
         if numbers.next() != answered.next() {
             let text = format!("the request of number {} was not answered", answered.next());
+            return Err(refused(ErrorCode::Malformed, text));
+        }
+        if answered < numbers.reached && !mutant!("closed-short-of-former-holder") {
+            let (settled, reached) = (answered, numbers.reached);
+            let text = format!(
+                "a former holder came to number {reached}, and only {settled} are answered; send the others again"
+            );
             return Err(refused(ErrorCode::Malformed, text));
         }
         Ok((numbers.credentials, answered))

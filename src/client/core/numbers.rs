@@ -47,13 +47,24 @@ pub(super) struct Numbers {
     open: usize,
     /// The session is being left: a number used now would come after the last one, as the server was told it.
     pub(super) closing: bool,
+    /// A former holder came so far: a session that is closed earlier would forget what that one did.
+    pub(super) reached: Sequence,
 }
 
 impl Numbers {
     /// Numbers go on after `settled`.
     pub(super) fn new(credentials: Credentials, settled: Sequence, rotate_at: Micros) -> Numbers {
         let window = VecDeque::new();
-        Numbers { credentials, rotate_at, low_water: settled, window, window_bytes: 0, open: 0, closing: false }
+        Numbers {
+            credentials,
+            rotate_at,
+            low_water: settled,
+            window,
+            window_bytes: 0,
+            open: 0,
+            closing: false,
+            reached: settled,
+        }
     }
 
     /// The highest number with all up to it answered.

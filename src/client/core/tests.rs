@@ -5,7 +5,7 @@ use crate::engine::sessions::Opened;
 use crate::ids::{ClusterId, KeyHash, NodeId, SessionEpoch, SessionToken, ShardId, StoreId};
 use crate::limits::{CLIENT_DIAL_AFTER, CLIENT_DIAL_MICROS_MAX, REQUEST_BYTES_MAX, SESSION_SPAN_MAX};
 use crate::wire::client::{
-    Encoder, Part, Request as WireRequest, ShardRange, Stamp, StoreAddress, Welcome, decode_request,
+    AttachReply, Encoder, Part, Request as WireRequest, ShardRange, Stamp, StoreAddress, Welcome, decode_request,
 };
 use crate::wire::frame::Decoder;
 
@@ -383,4 +383,33 @@ fn a_session_that_is_being_closed_takes_no_more_numbers() {
     assert_eq!(said.iter().map(|(_, said)| said.clone()).collect::<Vec<_>>(), [Said::Other, Said::Open]);
     script.open(link, said[1].0);
     assert_eq!(script.client.next_number(), Some(Sequence(1)));
+}
+
+/// Found by the simulator: the next holder closed a session before it had sent again what the former one had sent, and that
+/// was counted once more under the session after it.
+#[test]
+fn a_session_is_not_closed_short_of_where_its_former_holder_came() {
+    let mut script = Script::new(&["s0"]);
+    let op = Op::Open { name: b"job".to_vec() };
+    script.client.submit(script.now, op, script.now.plus(LONG)).expect("room");
+    script.drain();
+    let link = script.connect(&welcome(1));
+    let said = script.read(link);
+    let credentials = Credentials { session: SessionId(1), epoch: SessionEpoch(2), token: SessionToken(3) };
+    let opened = Opened { credentials, age_micros_max: AGE, progress: Sequence(0), resumed: true };
+    script.write(link, |encoder, out| encoder.open_session_reply(out, said[0].0, &opened));
+    let said = script.read(link);
+    let attached = AttachReply { parts: Vec::new(), floor: Sequence(4), reached: Sequence(5) };
+    script.write(link, |encoder, out| encoder.attach_session_reply(out, said[0].0, &attached));
+    let Some((_, Ok(Answer::Opened(named)))) = script.done.pop() else { panic!("opened") };
+    assert_eq!((named.settled, named.reached, named.resumed), (Sequence(4), Sequence(5), true));
+    assert!(matches!(script.client.submit(script.now, Op::Close, script.now.plus(LONG)), Err(SubmitError::Refused(_))));
+    let mut batch = Batch::new();
+    batch.push(b"a", 1).expect("fits");
+    let op = Op::Increment { batch, want_values: false, delivery: Delivery::Numbered(Sequence(5)) };
+    script.client.submit(script.now, op, script.now.plus(LONG)).expect("its turn");
+    script.drain();
+    let (id, _) = script.increment(link);
+    script.acknowledge(link, id);
+    script.client.submit(script.now, Op::Close, script.now.plus(LONG)).expect("all that was sent is answered");
 }

@@ -33,7 +33,7 @@ use std::ops::RangeInclusive;
 
 use crate::ids::KeyHash;
 
-/// 128 random bits of the process, for [`Hashing::second`]. No answer depends on them.
+/// 128 random bits of the process, for the second hash. No answer depends on them.
 #[derive(Clone, Copy, Default)]
 pub struct Secret(pub [u64; 2]);
 

@@ -108,9 +108,10 @@ impl Answer {
             }
             (Answer::Status { stores, .. }, PartAnswer::Status(status)) => stores.push(*status),
             (Answer::Register { registered, .. }, PartAnswer::Registered(said)) => *registered = Some(said),
-            (Answer::Attach { reply, .. }, PartAnswer::Attached { index, floor }) => {
+            (Answer::Attach { reply, .. }, PartAnswer::Attached { index, attachment }) => {
                 reply.parts.push(Part { shard, applied_index: index, ..Part::default() });
-                reply.floor = reply.floor.max(floor);
+                reply.floor = reply.floor.max(attachment.floor);
+                reply.reached = reply.reached.max(attachment.reached);
             }
             (Answer::Resolve { reply, .. }, PartAnswer::Resolved(fate)) => reply.parts.push(resolved(shard, fate)),
             (

@@ -8,7 +8,7 @@ use crate::engine::command::{self, Command, Part};
 use crate::engine::part::{PackedKeys, PartAnswer, PartBody, PartReply, PartRequest};
 use crate::engine::sessions::registry::Registered;
 use crate::engine::sessions::token::SessionSecret;
-use crate::engine::sessions::window::Fate;
+use crate::engine::sessions::window::{Attachment, Fate};
 use crate::error::ErrorCode;
 use crate::ids::{
     ClusterId, Index, Micros, NodeId, Sequence, SessionEpoch, SessionId, SessionToken, ShardEpoch, ShardId, StoreId,
@@ -325,13 +325,16 @@ fn attaching_asks_every_shard_and_takes_the_highest_floor() {
         let missing = part.ticket.slot == parts[5].ticket.slot && part.shard == ShardId(2);
         let body = match missing {
             true => PartAnswer::Refused { code: ErrorCode::Unavailable },
-            false => PartAnswer::Attached { index: Index(9), floor },
+            false => PartAnswer::Attached {
+                index: Index(9),
+                attachment: Attachment { floor, reached: Sequence(floor.0 + 5) },
+            },
         };
         subject.gateway.answer(PartReply { ticket: part.ticket, shard: part.shard, body });
     }
     let (replies, _) = subject.output();
     let (1, Reply::AttachSession(reply)) = &replies[0] else { panic!("{replies:?}") };
-    assert_eq!((reply.floor, reply.parts.len()), (Sequence(2), 3));
+    assert_eq!((reply.floor, reply.reached, reply.parts.len()), (Sequence(2), Sequence(7), 3));
     let unavailable = matches!(&replies[1], (2, Reply::Error { code: ErrorCode::Unavailable, .. }));
     assert!(unavailable, "a former holder that one shard still admits is not fenced");
 }

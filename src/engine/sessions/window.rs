@@ -57,6 +57,15 @@ pub struct Detail {
     pub values: Box<[i64]>,
 }
 
+/// How far the former holders of a session came in one shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attachment {
+    /// Up to this number they had all answers.
+    pub floor: Sequence,
+    /// The highest number that was decided; none of theirs will be from now on.
+    pub reached: Sequence,
+}
+
 /// What became of a number, as [`Windows::resolve`] finds or decides it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -255,12 +264,15 @@ impl Windows {
         }
     }
 
-    /// Refuses earlier holders of a session from now on; returns its floor.
+    /// Refuses earlier holders of a session from now on, and says how far they came.
     ///
     /// # Errors
     /// The session has expired, or there is a later holder.
-    pub fn attach(&mut self, session: SessionId, epoch: SessionEpoch) -> Result<Sequence, ErrorCode> {
-        self.change(session, epoch, |window| window.floor)
+    pub fn attach(&mut self, session: SessionId, epoch: SessionEpoch) -> Result<Attachment, ErrorCode> {
+        self.change(session, epoch, |window| Attachment {
+            floor: window.floor,
+            reached: window.records.back().map_or(window.floor, |last| last.sequence),
+        })
     }
 
     /// Makes sure that the request of a number has an outcome: one that was not applied by now never will be.
@@ -494,7 +506,10 @@ mod tests {
     fn a_later_holder_ends_the_earlier_one() {
         let mut windows = Windows::default();
         assert_eq!(decide(&mut windows, stamp(7, 3, 2), 0), Decision::Apply);
-        assert_eq!(windows.attach(SessionId(7), SessionEpoch(2)), Ok(Sequence(2)));
+        assert_eq!(
+            windows.attach(SessionId(7), SessionEpoch(2)),
+            Ok(Attachment { floor: Sequence(2), reached: Sequence(3) })
+        );
         assert_eq!(decide(&mut windows, stamp(7, 3, 2), 0), Decision::Refuse(ErrorCode::SessionTaken));
         assert_eq!(windows.attach(SessionId(7), SessionEpoch(1)), Err(ErrorCode::SessionTaken));
         let later = Stamp { epoch: SessionEpoch(2), ..stamp(7, 3, 2) };

@@ -9,7 +9,7 @@
 //!
 //! - **Receiving.** A readable connection is read into the store's one receive decoder, and its frames go to the gateway
 //!   from there, without a copy in between. Only a connection that is left with a large part of a frame takes the decoder
-//!   with it ([`half_frames`]); an idle connection owns no buffer at all.
+//!   with it (`half_frames`); an idle connection owns no buffer at all.
 //! - **Sending.** Replies gather in the connection's queue, and the driver sends each queue once, at the end of the turn.
 //! - **Back-pressure.** A connection with too many requests or too many reply bytes waiting is not read until that has
 //!   changed; TCP tells the client. A client whose replies or half frames stand in everybody's way is cut off at once.

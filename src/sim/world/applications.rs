@@ -104,8 +104,10 @@ impl World {
                 self.applications[place].opening = true;
                 self.submit(place, Op::Open { name }, Asked::Open)
             }
-            // Possible only once everything is answered.
-            (Some(_), Some(_)) if application.is_settled() && self.prng.chance(1, 4) => {
+            // Possible only once everything is answered, also what a former holder had sent.
+            (Some(_), Some(named))
+                if application.is_settled() && self.prng.chance(1 + 2 * u64::from(named.resumed), 4) =>
+            {
                 self.submit(place, Op::Close, Asked::Close)
             }
             (Some(_), Some(_)) if self.prng.chance(2, 3) => self.ask_numbered(place),

@@ -70,6 +70,7 @@ pub struct World {
     model: Model,
     encoder: Encoder,
     calm: bool,
+    applications_first: bool,
     /// What the run has done so far.
     pub report: Report,
     trace_to: Option<Tracer>,
@@ -137,9 +138,11 @@ impl World {
             model: Model::default(),
             encoder: Encoder::new(),
             calm: false,
+            applications_first: false,
             report: Report::default(),
             trace_to,
         };
+        world.applications_first = world.prng.chance(1, 2);
         // The first one asks what the healed world has to answer.
         for _ in 0..1 + raw {
             let store = world.prng.below(stores as u64) as usize;
@@ -203,6 +206,9 @@ impl World {
         self.report.events += 1;
         let store = self.prng.below(self.stores as u64) as usize;
         match self.prng.below(160) {
+            // In some runs real clients get on faster, so that more becomes of their sessions.
+            0..=7 if self.applications_first => self.application_acts()?,
+            8..=35 if self.applications_first && !self.calm => self.network_moves()?,
             0..=15 => self.raw_client_asks(),
             16..=27 => self.frame_arrives(),
             28..=37 => self.answer_arrives()?,

@@ -279,7 +279,11 @@ impl Encoder {
 
     /// Answers an attachment.
     pub fn attach_session_reply(&mut self, out: &mut Vec<u8>, request_id: u64, reply: &AttachReply) {
-        let args = fb::AttachSessionReplyArgs { parts: self.parts(&reply.parts), floor: reply.floor.0 };
+        let args = fb::AttachSessionReplyArgs {
+            parts: self.parts(&reply.parts),
+            floor: reply.floor.0,
+            reached: reply.reached.0,
+        };
         let root = fb::AttachSessionReply::create(&mut self.builder, &args);
         self.finish(out, Kind::AttachSessionReply, request_id, root);
     }

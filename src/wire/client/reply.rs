@@ -132,6 +132,8 @@ pub struct AttachReply {
     pub parts: Vec<Part>,
     /// Every request up to this one was answered to a former holder.
     pub floor: Sequence,
+    /// The highest number that any shard has decided; nothing of a former holder will be from now on.
+    pub reached: Sequence,
 }
 
 /// What became of a request in one shard. The numbers are those of `schema/client.fbs`.
@@ -227,7 +229,11 @@ pub fn decode_reply(kind: u8, payload: &[u8]) -> Result<Reply, RequestError> {
         Some(Kind::AttachSessionReply) => {
             let table: fb::AttachSessionReply<'_> = root(payload, 1)?;
             let (parts, _) = parts(table.parts(), 0)?;
-            Ok(Reply::AttachSession(AttachReply { parts, floor: Sequence(table.floor()) }))
+            Ok(Reply::AttachSession(AttachReply {
+                parts,
+                floor: Sequence(table.floor()),
+                reached: Sequence(table.reached()),
+            }))
         }
         Some(Kind::CloseSessionReply) => root::<fb::CloseSessionReply<'_>>(payload, 1).map(|_| Reply::CloseSession),
         Some(Kind::ResolveReply) => decode_resolved(root(payload, 1)?),

@@ -268,6 +268,7 @@ fn replies_about_sessions_round_trip() {
     let attached = AttachReply {
         parts: vec![Part { shard: ShardId(1), applied_index: Index(2), ..Part::default() }],
         floor: Sequence(9),
+        reached: Sequence(11),
     };
     assert_eq!(reply_of(|e, out| e.attach_session_reply(out, 77, &attached)), Ok(Reply::AttachSession(attached)));
     assert_eq!(reply_of(|e, out| e.close_session_reply(out, 77)), Ok(Reply::CloseSession));

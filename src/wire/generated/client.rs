@@ -3184,6 +3184,7 @@ impl<'a> ::flatbuffers::Follow<'a> for AttachSessionReply<'a> {
 impl<'a> AttachSessionReply<'a> {
   pub const VT_PARTS: ::flatbuffers::VOffsetT = 4;
   pub const VT_FLOOR: ::flatbuffers::VOffsetT = 6;
+  pub const VT_REACHED: ::flatbuffers::VOffsetT = 8;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3195,6 +3196,7 @@ impl<'a> AttachSessionReply<'a> {
     args: &'args AttachSessionReplyArgs<'args>
   ) -> ::flatbuffers::WIPOffset<AttachSessionReply<'bldr>> {
     let mut builder = AttachSessionReplyBuilder::new(_fbb);
+    builder.add_reached(args.reached);
     builder.add_floor(args.floor);
     if let Some(x) = args.parts { builder.add_parts(x); }
     builder.finish()
@@ -3217,6 +3219,15 @@ impl<'a> AttachSessionReply<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(AttachSessionReply::VT_FLOOR, Some(0)).unwrap()}
   }
+  /// The highest number that any shard has decided. Nothing of a former holder is applied after this answer, so what it had
+  /// sent beyond this number never will be; up to it, requests have to be sent again before the session may be closed.
+  #[inline]
+  pub fn reached(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(AttachSessionReply::VT_REACHED, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for AttachSessionReply<'_> {
@@ -3227,6 +3238,7 @@ impl ::flatbuffers::Verifiable for AttachSessionReply<'_> {
     v.visit_table(pos)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Part>>>("parts", Self::VT_PARTS, true)?
      .visit_field::<u64>("floor", Self::VT_FLOOR, false)?
+     .visit_field::<u64>("reached", Self::VT_REACHED, false)?
      .finish();
     Ok(())
   }
@@ -3234,6 +3246,7 @@ impl ::flatbuffers::Verifiable for AttachSessionReply<'_> {
 pub struct AttachSessionReplyArgs<'a> {
     pub parts: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Part>>>,
     pub floor: u64,
+    pub reached: u64,
 }
 impl<'a> Default for AttachSessionReplyArgs<'a> {
   #[inline]
@@ -3241,6 +3254,7 @@ impl<'a> Default for AttachSessionReplyArgs<'a> {
     AttachSessionReplyArgs {
       parts: None, // required field
       floor: 0,
+      reached: 0,
     }
   }
 }
@@ -3257,6 +3271,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AttachSessionReplyBuilder<'a,
   #[inline]
   pub fn add_floor(&mut self, floor: u64) {
     self.fbb_.push_slot::<u64>(AttachSessionReply::VT_FLOOR, floor, 0);
+  }
+  #[inline]
+  pub fn add_reached(&mut self, reached: u64) {
+    self.fbb_.push_slot::<u64>(AttachSessionReply::VT_REACHED, reached, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AttachSessionReplyBuilder<'a, 'b, A> {
@@ -3279,6 +3297,7 @@ impl ::core::fmt::Debug for AttachSessionReply<'_> {
     let mut ds = f.debug_struct("AttachSessionReply");
       ds.field("parts", &self.parts());
       ds.field("floor", &self.floor());
+      ds.field("reached", &self.reached());
       ds.finish()
   }
 }
@@ -3286,7 +3305,7 @@ pub enum CloseSessionRequestOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
 /// Says that every request of a named session up to `progress` is settled, and that nothing later was sent. Kind 8. The
-/// session expires; the name keeps its progress.
+/// name keeps its progress, and its next opening begins a new session there, however long it takes to come.
 pub struct CloseSessionRequest<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }

@@ -95,7 +95,7 @@ fn replies() -> Vec<Message> {
         IncrementReply { parts: parts.clone(), order: order.clone(), outcomes: vec![0, 5, 0], values: vec![3, 0, 5] };
     let get = GetReply { parts: parts.clone(), order, counts: vec![3, 0, -5], found: vec![1, 0, 1] };
     let top = TopKReply { parts: parts.clone(), keys: keys(&["x", "yy", "z"]), counts: vec![9, 5, 5] };
-    let attach = AttachReply { parts: vec![part(1, 0)], floor: Sequence(3) };
+    let attach = AttachReply { parts: vec![part(1, 0)], floor: Sequence(3), reached: Sequence(4) };
     let resolved =
         |resolution| ResolvedPart { shard: ShardId(1), resolution, increments: 2, ..ResolvedPart::default() };
     let resolve = ResolveReply { parts: vec![resolved(Resolution::Applied), resolved(Resolution::Fenced)] };
