@@ -61,13 +61,13 @@ struct UnderWay {
     landing: Option<Landing>,
 }
 
-/// A flipped bit: where, and the byte of each content before and after.
+/// A flipped bit: where, and the byte of each content before; `None` once something else was written there.
 #[derive(Clone, Copy, Debug)]
 struct Flip {
     file: FileId,
     byte: usize,
-    live: (u8, u8),
-    durable: (u8, u8),
+    live: Option<u8>,
+    durable: Option<u8>,
 }
 
 /// The disk of one store. It outlives the process.
@@ -161,7 +161,7 @@ impl SimDisk {
             landed.push(landing.sectors.swap_remove(place));
         }
         let landing = Landing { sectors: landed, ..landing.clone() };
-        land(&mut self.files, &landing);
+        self.land(&landing);
         self.late.retain(|landing| !landing.sectors.is_empty());
     }
 
@@ -203,11 +203,11 @@ impl SimDisk {
         match action {
             DiskAction::Write { buffer, .. } => {
                 let landing = landing.expect("a log write lands");
-                land(&mut self.files, &landing);
+                self.land(&landing);
                 if self.sabotage != Sabotage::WriteSyncLies {
                     let first = landing.offset / WAL_SECTOR_BYTES;
                     let sectors = first..first + landing.bytes.len() / WAL_SECTOR_BYTES;
-                    persist(self.files.get_mut(&landing.file), |sector| sectors.contains(&sector));
+                    self.persist(landing.file, |sector| sectors.contains(&sector));
                 }
                 return (Ok(()), Some(buffer));
             }
@@ -238,7 +238,7 @@ impl SimDisk {
             DiskAction::SyncFile { epoch } => {
                 let id = self.names[&unfinished_file_name(epoch)];
                 if self.sabotage != Sabotage::ZeroSyncLies {
-                    persist(self.files.get_mut(&id), |_| true);
+                    self.persist(id, |_| true);
                 }
             }
             DiskAction::Publish { epoch } => {
@@ -309,7 +309,8 @@ impl SimDisk {
         self.name_changes.clear();
         self.names = self.durable_names.clone();
         let mode = self.prng.below(3);
-        for file in self.files.values_mut() {
+        for (id, file) in &mut self.files {
+            let mut flip = self.flipped.as_mut().filter(|flip| flip.file == *id);
             let dirty = std::mem::take(&mut file.dirty);
             // A file whose zeros were never synced may have any length.
             if file.durable.len() < file.live.len() {
@@ -320,9 +321,15 @@ impl SimDisk {
                 let range = sector * WAL_SECTOR_BYTES..(sector + 1) * WAL_SECTOR_BYTES;
                 if keep && range.end <= file.durable.len() {
                     file.durable[range.clone()].copy_from_slice(&file.live[range]);
+                    if let Some(flip) = flip.as_mut().filter(|flip| flip.byte / WAL_SECTOR_BYTES == sector) {
+                        flip.durable = flip.live;
+                    }
                 }
             }
             file.live = file.durable.clone();
+            if let Some(flip) = flip {
+                flip.live = flip.durable;
+            }
         }
         self.late.clear();
         let names: BTreeSet<FileId> = self.names.values().copied().collect();
@@ -346,10 +353,9 @@ impl SimDisk {
         let byte = self.prng.below(reach as u64) as usize;
         let bit = 1 << self.prng.below(8);
         let flip = |content: &mut Vec<u8>| {
-            let Some(byte) = content.get_mut(byte) else { return (0, 0) };
-            let before = *byte;
+            let byte = content.get_mut(byte)?;
             *byte ^= bit;
-            (before, *byte)
+            Some(*byte ^ bit)
         };
         let (live, durable) = (flip(&mut file.live), flip(&mut file.durable));
         self.flipped = Some(Flip { file: id, byte, live, durable });
@@ -359,11 +365,30 @@ impl SimDisk {
     pub(super) fn unflip(&mut self) {
         let Some(flip) = self.flipped.take() else { return };
         let Some(file) = self.files.get_mut(&flip.file) else { return };
-        for (content, (before, after)) in [(&mut file.live, flip.live), (&mut file.durable, flip.durable)] {
-            if let Some(byte) = content.get_mut(flip.byte).filter(|byte| **byte == after) {
+        for (content, before) in [(&mut file.live, flip.live), (&mut file.durable, flip.durable)] {
+            if let (Some(byte), Some(before)) = (content.get_mut(flip.byte), before) {
                 *byte = before;
             }
         }
+    }
+
+    fn land(&mut self, landing: &Landing) {
+        land(&mut self.files, landing);
+        if let Some(flip) = self.flipped.as_mut().filter(|flip| flip.file == landing.file) {
+            let sector = |&sector: &usize| (landing.offset + sector * WAL_SECTOR_BYTES) / WAL_SECTOR_BYTES;
+            if landing.sectors.iter().map(sector).any(|sector| sector == flip.byte / WAL_SECTOR_BYTES) {
+                flip.live = None;
+            }
+        }
+    }
+
+    fn persist(&mut self, id: FileId, which: impl Fn(usize) -> bool) {
+        if let Some(flip) = self.flipped.as_mut().filter(|flip| flip.file == id)
+            && which(flip.byte / WAL_SECTOR_BYTES)
+        {
+            flip.durable = flip.live;
+        }
+        persist(self.files.get_mut(&id), which);
     }
 
     pub(super) fn is_flipped(&self) -> bool {
@@ -447,7 +472,7 @@ impl SegmentDir for SimDisk {
         self.call()?;
         if self.sabotage != Sabotage::HardenLies {
             let id = self.names[&segment_file_name(epoch)];
-            persist(self.files.get_mut(&id), |sector| ((sector * WAL_SECTOR_BYTES) as u64) < bytes);
+            self.persist(id, |sector| ((sector * WAL_SECTOR_BYTES) as u64) < bytes);
         }
         Ok(())
     }

@@ -398,6 +398,7 @@ fn a_session_is_not_closed_short_of_where_its_former_holder_came() {
     let credentials = Credentials { session: SessionId(1), epoch: SessionEpoch(2), token: SessionToken(3) };
     let opened = Opened { credentials, age_micros_max: AGE, progress: Sequence(0), resumed: true };
     script.write(link, |encoder, out| encoder.open_session_reply(out, said[0].0, &opened));
+    script.wait(1_000_000);
     let said = script.read(link);
     let attached = AttachReply { parts: Vec::new(), floor: Sequence(4), reached: Sequence(5) };
     script.write(link, |encoder, out| encoder.attach_session_reply(out, said[0].0, &attached));
