@@ -318,6 +318,10 @@ impl Client {
             return Err(SubmitError::Full(op));
         }
         let mut pending = Pending::new(Request::of(op, closing), bytes, now, deadline);
+        if number.is_some_and(|number| self.was_used(number)) {
+            // By a former holder, or before it was left: a copy that nobody here will be told of.
+            pending.copies.sent();
+        }
         pending.number = number.and_then(|number| self.take_number(number, pending.outcome_bytes()));
         let id = self.next_operation();
         let automatic = pending.delivery() == Some(Delivery::ExactlyOnce);
@@ -427,6 +431,15 @@ impl Client {
             return Err(refused(ErrorCode::Malformed, format!("number {number} is under way")));
         }
         Ok(standing)
+    }
+
+    /// Whether a copy of the request of a number may have been applied that is none of those to come.
+    fn was_used(&self, number: Sequence) -> bool {
+        let numbers = self.named.and_then(|key| self.sessions.get(&key));
+        numbers.is_some_and(|numbers| {
+            let used = number <= numbers.reached || numbers.standing(number) == Some(Standing::Left);
+            used && !mutant!("former-copies-forgotten")
+        })
     }
 
     /// Whether a request of the named session may have its number now.

@@ -408,7 +408,14 @@ fn a_session_is_not_closed_short_of_where_its_former_holder_came() {
     let mut batch = Batch::new();
     batch.push(b"a", 1).expect("fits");
     let op = Op::Increment { batch, want_values: false, delivery: Delivery::Numbered(Sequence(5)) };
+    let again = op.clone();
     script.client.submit(script.now, op, script.now.plus(LONG)).expect("its turn");
+    script.drain();
+    // What is said of this copy is not said of the former holder's, which may have been applied.
+    let (id, _) = script.increment(link);
+    script.write(link, |encoder, out| encoder.error(out, id, ErrorCode::TooLarge, "no"));
+    assert!(matches!(script.done.pop(), Some((_, Err(ClientError::Unknown { .. })))));
+    script.client.submit(script.now, again, script.now.plus(LONG)).expect("a number that was left");
     script.drain();
     let (id, _) = script.increment(link);
     script.acknowledge(link, id);

@@ -1,15 +1,15 @@
 //! `dkc-bench`, the load generator: drives a server as hard as it is told to, and says what came of it. A library, so that
 //! `tools/manual` can describe its command line.
 //!
-//! - [`args`] reads the command line into a [`plan::Plan`].
-//! - [`mix`], [`distribution`] and [`stream`] decide what is asked next and for which keys: seeded, so that any run can
-//!   be made again, and what was sent can be computed instead of remembered. [`schedule`] decides when, in an open loop.
-//! - [`generator`] is the loop of a thread, [`lane`] one of its connections, [`socket`] the bytes of one; [`protocol`]
-//!   is all they know of the server, and [`link`] all that is known of this project's.
-//! - [`tally`] is what they measure, [`run`] starts and joins the loops.
-//! - [`validate`] reads every count afterwards, and compares it with what was acknowledged.
-//! - [`environment`], [`report`] and [`hgrm`] say what was measured, and on what.
-//! - [`compare`] puts it beside Redis and beside what the machine itself can do.
+//! - `args` reads the command line into a `plan::Plan`.
+//! - `mix`, `distribution` and `stream` decide what is asked next and for which keys: seeded, so that any run can
+//!   be made again, and what was sent can be computed instead of remembered. `schedule` decides when, in an open loop.
+//! - `generator` is the loop of a thread, `lane` one of its connections, `socket` the bytes of one; `protocol`
+//!   is all they know of the server, and `link` all that is known of this project's.
+//! - `tally` is what they measure, `run` starts and joins the loops.
+//! - `validate` reads every count afterwards, and compares it with what was acknowledged.
+//! - `environment`, `report` and `hgrm` say what was measured, and on what.
+//! - `compare` puts it beside Redis and beside what the machine itself can do.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a tool reads clocks and starts threads")]
 
