@@ -46,10 +46,6 @@ pub const ALL: &[Mutant] = &[
         name: "closed-short-of-former-holder",
         what: "a session is closed before what its former holder sent is answered again",
     },
-    Mutant {
-        name: "former-copies-forgotten",
-        what: "a client calls a request refused that a former holder of its session had sent",
-    },
     Mutant { name: "low-water-past-unknown", what: "a client's low-water mark passes a number of which nobody knows" },
     Mutant {
         name: "dead-files-recycled",

@@ -436,10 +436,7 @@ impl Client {
     /// Whether a copy of the request of a number may have been applied that is none of those to come.
     fn was_used(&self, number: Sequence) -> bool {
         let numbers = self.named.and_then(|key| self.sessions.get(&key));
-        numbers.is_some_and(|numbers| {
-            let used = number <= numbers.reached || numbers.standing(number) == Some(Standing::Left);
-            used && !mutant!("former-copies-forgotten")
-        })
+        numbers.is_some_and(|numbers| number <= numbers.reached || numbers.standing(number) == Some(Standing::Left))
     }
 
     /// Whether a request of the named session may have its number now.
