@@ -69,6 +69,8 @@ pub enum ClientError {
         increments: u64,
         /// What happened to the connection, or what the server said.
         reason: String,
+        /// The last refusal of a copy, where the server refused one: that of another copy may be unknown all the same.
+        last: Option<ErrorCode>,
         /// By which to ask later what became of them. `None` if they were sent without a session.
         id: Option<request_id::RequestId>,
     },
@@ -87,9 +89,19 @@ impl ClientError {
         if code.is_definite() {
             ClientError::Refused { code, text }
         } else if increments > 0 {
-            ClientError::Unknown { increments, reason: text, id: None }
+            ClientError::Unknown { increments, reason: text, last: Some(code), id: None }
         } else {
             ClientError::Unreachable { reason: text }
+        }
+    }
+
+    /// What the server said last, if it refused anything.
+    #[must_use]
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            ClientError::Refused { code, .. } => Some(*code),
+            ClientError::Unknown { last, .. } => *last,
+            _ => None,
         }
     }
 }

@@ -322,8 +322,11 @@ impl Connection {
     fn fail(&mut self, otherwise: fn(String) -> ClientError, reason: &str) -> ClientError {
         let reason = format!("{}: {reason}", self.endpoint);
         let increments = self.pipeline.unknown_increments();
-        let failure =
-            if increments > 0 { ClientError::Unknown { increments, reason, id: None } } else { otherwise(reason) };
+        let failure = if increments > 0 {
+            ClientError::Unknown { increments, reason, last: None, id: None }
+        } else {
+            otherwise(reason)
+        };
         self.failure = Some(failure.clone());
         failure
     }

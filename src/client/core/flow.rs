@@ -234,7 +234,7 @@ impl Client {
             }
             if left && pending.delivery() == Some(Delivery::AtMostOnce) {
                 let reason = format!("{}: {reason}", link.endpoint);
-                self.end_increment(operation, Verdict::Unknown(reason));
+                self.end_increment(operation, Verdict::Unknown(reason, None));
             } else if pending.stage == Stage::InFlight {
                 self.ready_again(operation);
             }
@@ -292,9 +292,9 @@ impl Client {
         let (answered, result) = match verdict {
             Verdict::Done(reply) => (whole || !numbered, Ok(Answer::Incremented(reply))),
             Verdict::Refused(code, text) => (!numbered, Err(ClientError::Refused { code, text })),
-            Verdict::Unknown(reason) => {
+            Verdict::Unknown(reason, last) => {
                 let id = id_of(self);
-                (false, Err(ClientError::Unknown { increments: increments as u64, reason, id }))
+                (false, Err(ClientError::Unknown { increments: increments as u64, reason, last, id }))
             }
             Verdict::Unreachable | Verdict::Again | Verdict::Expired => {
                 (!numbered, Err(self.never_sent(number.is_some())))

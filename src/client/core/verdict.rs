@@ -48,7 +48,7 @@ pub(super) enum Verdict {
     /// It ends, and nothing was sent that could have been applied.
     Unreachable,
     /// It ends, and some of it may have been applied.
-    Unknown(String),
+    Unknown(String, Option<ErrorCode>),
     /// It goes out again.
     Again,
     /// It was not applied, and its session is over.
@@ -109,8 +109,9 @@ impl Copies {
     /// Nothing more is waited for.
     pub(super) fn end(&mut self) -> Verdict {
         if self.in_doubt > 0 && !mutant!("doubt-forgotten") {
+            let last = self.refusal.as_ref().map(|(code, _)| *code);
             let said = self.refusal.take().map(|(code, text)| format!("; the last word was {code:?}: {text}"));
-            return Verdict::Unknown(format!("no definite answer came{}", said.unwrap_or_default()));
+            return Verdict::Unknown(format!("no definite answer came{}", said.unwrap_or_default()), last);
         }
         if let Some(reply) = self.partly.take() {
             return Verdict::Done(reply);
@@ -164,7 +165,7 @@ mod tests {
     }
 
     fn is_unknown(verdict: &Verdict) -> bool {
-        matches!(verdict, Verdict::Unknown(_))
+        matches!(verdict, Verdict::Unknown(..))
     }
 
     /// Refusals that are neither for the moment nor about the number.

@@ -340,15 +340,15 @@ fn is_overflow(error: &ClientError) -> bool {
 
 /// What to do about an error under a named session.
 fn advice(name: &str, number: u64, error: &ClientError) -> Option<String> {
-    Some(match error {
-        ClientError::Refused { code: ErrorCode::OtherContent, .. } => format!(
+    Some(match error.code() {
+        Some(ErrorCode::OtherContent) => format!(
             "the input is not what it was when session {name} began; give it that input, or count this one under another name"
         ),
-        ClientError::Refused { code: ErrorCode::SessionExpired, .. } => format!(
+        Some(ErrorCode::SessionExpired) => format!(
             "session {name} expired before it was through: what its last requests did can no longer be known (request {number} \
              was next); look at the counts, and count the rest under another name"
         ),
-        ClientError::Refused { code: ErrorCode::SessionTaken, .. } => {
+        Some(ErrorCode::SessionTaken) => {
             format!("session {name} was opened again elsewhere; only one at a time can count under it")
         }
         _ => format!("run it again to go on: session {name} counts nothing twice"),
