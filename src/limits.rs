@@ -144,6 +144,16 @@ pub const SHUTDOWN_MICROS_MAX: u64 = 5_000_000;
 
 /// How long a stopping server waits for its stores to end once they have nothing left to do.
 pub const STOP_MICROS_MAX: u64 = 1_000_000;
+/// How long a store that only one client uses waits for the end of a log write and sees nothing else.
+pub const APPEND_WAIT_MICROS_MAX: u64 = 1_000;
+/// The longest log write that is waited for so.
+pub const APPEND_WAIT_BYTES_MAX: usize = 4_096;
+/// How long such a store waits for that client's next request at most, and sees nothing else.
+pub const SOLE_CLIENT_WAIT_MICROS_MAX: u64 = 500;
+/// After how long of this the store looks for others.
+pub const SOLE_CLIENT_TURNS_MICROS_MAX: u64 = 2_000;
+/// How long nobody else must have asked a store for anything before it is taken to have only one client.
+pub const SOLE_CLIENT_MICROS: u64 = 10_000;
 /// How soon after it did something a driver looks again whether something is ready, although nothing rang.
 pub const HEARTBEAT_MICROS_MIN: u64 = 1_000;
 /// How long it waits for that at most, after it has found nothing again and again.

@@ -10,6 +10,7 @@
 //! no ratio is given.
 
 mod floor;
+mod library;
 pub(crate) mod redis;
 mod summary;
 
@@ -22,6 +23,7 @@ use crate::plan::{Pace, Plan, Until, random_prefix};
 use crate::protocol::Protocol;
 use crate::run::{addresses, measure};
 use floor::{DurableFile, Echo};
+use library::Library;
 use redis::{Facts, Redis};
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -57,7 +59,13 @@ impl Load {
     /// Who is measured under it.
     fn contestants(self) -> &'static [Contestant] {
         match self {
-            Load::One => &[Contestant::Dkc, Contestant::Redis, Contestant::DurableWrite, Contestant::Echo],
+            Load::One => &[
+                Contestant::Dkc,
+                Contestant::DkcLibrary,
+                Contestant::Redis,
+                Contestant::DurableWrite,
+                Contestant::Echo,
+            ],
             Load::Many => &[Contestant::Dkc, Contestant::Redis],
             Load::Batches => &[Contestant::Dkc, Contestant::DkcValues, Contestant::Redis],
         }
@@ -70,6 +78,8 @@ pub(crate) enum Contestant {
     Dkc,
     /// It answers with the new counts, as Redis always does.
     DkcValues,
+    /// By the client library, which sends each increment to the store that owns its key, and gets the new count.
+    DkcLibrary,
     Redis,
     DurableWrite,
     Echo,
@@ -80,6 +90,7 @@ impl Contestant {
         match self {
             Contestant::Dkc => "dkc",
             Contestant::DkcValues => "dkc, values",
+            Contestant::DkcLibrary => "dkc, client library",
             Contestant::Redis => "redis",
             Contestant::DurableWrite => "durable write",
             Contestant::Echo => "tcp echo",
@@ -94,6 +105,7 @@ struct Contest<'a> {
     addresses: Vec<String>,
     file: DurableFile,
     echo: Echo,
+    library: Library,
 }
 
 /// Measures and reports.
@@ -110,7 +122,8 @@ pub(crate) fn execute(args: &CompareArgs) -> anyhow::Result<bool> {
     let all = plan(args, Load::Many, &prefix);
     let addresses = addresses(&all, &control);
     let file = DurableFile::create(&args.dir)?;
-    let mut contest = Contest { args, prefix, addresses, file, echo: Echo::start()? };
+    let library = Library::connect(&server.endpoints, server.timeout, &prefix, args.keys)?;
+    let mut contest = Contest { args, prefix, addresses, file, echo: Echo::start()?, library };
 
     let mut summary = Summary::new();
     for load in Load::ALL {
@@ -180,6 +193,10 @@ impl Contest<'_> {
         match who {
             Contestant::Dkc | Contestant::DkcValues => drive::<Link>(&plan, &self.addresses, who),
             Contestant::Redis => drive::<Redis>(&plan, self.args.redis.as_slice(), who),
+            Contestant::DkcLibrary => {
+                self.library.measure(warmup)?;
+                Ok(Sample::of_times(&self.library.measure(measured)?))
+            }
             Contestant::DurableWrite => {
                 self.file.measure(warmup)?;
                 Ok(Sample::of_times(&self.file.measure(measured)?))
