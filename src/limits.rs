@@ -149,11 +149,12 @@ pub const APPEND_WAIT_MICROS_MAX: u64 = 1_000;
 /// The longest log write that is waited for so.
 pub const APPEND_WAIT_BYTES_MAX: usize = 4_096;
 /// How long such a store waits for that client's next request at most, and sees nothing else.
-pub const SOLE_CLIENT_WAIT_MICROS_MAX: u64 = 500;
-/// After how long of this the store looks for others.
-pub const SOLE_CLIENT_TURNS_MICROS_MAX: u64 = 2_000;
-/// How long nobody else must have asked a store for anything before it is taken to have only one client.
-pub const SOLE_CLIENT_MICROS: u64 = 10_000;
+pub const SOLE_CLIENT_WAIT_MICROS_MAX: u64 = 200;
+/// After how long of this the store looks for others while it writes, and after twice that in any case.
+pub const SOLE_CLIENT_TURNS_MICROS: u64 = 500;
+/// How long nobody else must have asked a store for anything before it is taken to have only one client. Whoever asks less
+/// often than that may wait for the others' sake up to about a millisecond.
+pub const SOLE_CLIENT_MICROS: u64 = 100_000;
 /// How soon after it did something a driver looks again whether something is ready, although nothing rang.
 pub const HEARTBEAT_MICROS_MIN: u64 = 1_000;
 /// How long it waits for that at most, after it has found nothing again and again.

@@ -33,8 +33,8 @@
 //! says so with [`Disk::disarm`], and asks for alarms with [`Disk::arm`] before it sleeps.
 //!
 //! A driver that has nothing to do but to wait for a small append can do so by [`Disk::wait`], one system call, instead of
-//! by the executor. With its next request awaited in the same way, a lone client's increment took a fifth to a quarter less
-//! time, and two fifths less CPU.
+//! by the executor. With its next request awaited in the same way, a lone client's increment took a fifth less time, and a
+//! quarter less CPU.
 //!
 //! # What is bounded
 //!
@@ -251,6 +251,12 @@ impl Disk {
             }
             self.reap(ended);
         }
+    }
+
+    /// Whether an append is under way that [`wait`](Disk::wait) would wait for.
+    #[must_use]
+    pub fn is_appending(&self) -> bool {
+        self.small_append_halves() > 0
     }
 
     /// Says that its user is about to sleep, and wants to be woken by the [`Alarm`]. False if there is something to collect
