@@ -202,6 +202,12 @@ impl Arena {
         block[place] ^ block[(place + 17) % BLOCK_BYTES]
     }
 
+    /// About where the next entry will be.
+    #[inline]
+    pub(super) fn end(&self) -> u16 {
+        (self.blocks.len().wrapping_sub(1) << PLACE_BITS) as u16 | self.fill % BLOCK_BYTES as u16
+    }
+
     /// Marks the key of an entry as in the candidate set, or not.
     pub(super) fn set_member(&mut self, offset: u16, member: bool) {
         let (block, place) = self.at_mut(offset);

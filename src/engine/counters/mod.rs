@@ -252,7 +252,7 @@ impl Counters {
         debug_assert_eq!(hash, self.table.hashing().hash(key), "the hash is that of the key");
         let Some(place) = place else {
             let place = self.table.insert(hash, key, delta);
-            if delta >= self.candidates.admission_count() {
+            if self.candidates.may_admit(delta, key) {
                 self.candidates.consider(&mut self.table, place);
             }
             return Outcome::Applied(delta);
@@ -260,14 +260,14 @@ impl Counters {
         let Some(Sum { place, old, new, member }) = self.table.add(place, hash, delta) else {
             return Outcome::Overflow;
         };
-        // Nearly every increment ends at one of these compares: a cold key at the first, a hot one at the third.
+        // Nearly every increment ends at one of these compares: a cold key in the first call, a hot one in the second.
         if delta >= 0 {
-            if new >= self.candidates.admission_count() {
-                if !member {
+            if !member {
+                if self.candidates.may_admit(new, key) {
                     self.candidates.consider(&mut self.table, place);
-                } else if self.candidates.may_enter_head(old, new) {
-                    self.candidates.risen(&self.table, place, old);
                 }
+            } else if self.candidates.may_enter_head(old, new) {
+                self.candidates.risen(&self.table, place, old);
             }
         } else if member {
             self.candidates.lowered(&self.table, place, old);

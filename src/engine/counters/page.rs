@@ -23,6 +23,9 @@ pub(super) struct Shared {
     pub(super) keys_max: usize,
 }
 
+/// Buckets of an index that are looked at for one which is taken; all but the last few lie in one cache line.
+const INDEX_NEIGHBOURS: usize = 4;
+
 /// The counters whose positions begin with the `depth` top bits of `prefix`.
 pub(super) struct Page {
     index: HashTable<u16>,
@@ -119,10 +122,17 @@ impl Page {
         self.index.iter_hash(index_hash).next().copied()
     }
 
-    /// Reads bytes of the entry at an offset, so that the processor fetches it; any offset will do.
+    /// Reads what the key that a search looks for would be compared with, or, if there is nothing like it, what an insert of it
+    /// would write: the end of the arena and the neighbourhood of its place in the index. So the processor fetches them.
     #[inline]
-    pub(super) fn touch_entry(&self, offset: u16) -> u8 {
-        self.arena.touch(offset)
+    pub(super) fn touch_entry(&self, index_hash: u64, candidate: Option<u16>) -> u8 {
+        let mut near = 0;
+        if candidate.is_none() {
+            let mask = self.index.num_buckets().wrapping_sub(1);
+            let slots = (0..INDEX_NEIGHBOURS).map(|step| (index_hash as usize).wrapping_add(step) & mask);
+            near = slots.filter_map(|bucket| self.index.get_bucket(bucket)).next().map_or(0, |&slot| slot as u8);
+        }
+        near ^ self.arena.touch(candidate.unwrap_or_else(|| self.arena.end()))
     }
 
     /// The offsets of the members of the candidate set that the index may hold under a hash: all that have it,

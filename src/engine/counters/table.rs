@@ -222,7 +222,8 @@ impl Table {
         for probe in &mut *probes {
             probe.candidate = page(probe).first_candidate(probe.index_hash);
         }
-        black_box(probes.iter().fold(0, |sum, probe| sum ^ page(probe).touch_entry(probe.candidate.unwrap_or(0))));
+        let touch = |probe: &Probe| page(probe).touch_entry(probe.index_hash, probe.candidate);
+        black_box(probes.iter().fold(0, |sum, probe| sum ^ touch(probe)));
     }
 
     /// Where a key is, by what a probe found. Nothing has moved since.

@@ -95,11 +95,17 @@ pub struct Top {
 struct Boundary {
     /// `i64::MIN` at minus infinity, so that no count is below it.
     count: i64,
+    /// [`first_bytes`] of the key, and the highest at minus infinity: with equal counts a key that begins with more is below.
+    first_bytes: u64,
     key: Option<Box<[u8]>>,
 }
 
 impl Boundary {
-    const MINUS_INFINITY: Boundary = Boundary { count: i64::MIN, key: None };
+    const MINUS_INFINITY: Boundary = Boundary { count: i64::MIN, first_bytes: u64::MAX, key: None };
+
+    fn new(count: i64, key: &[u8]) -> Boundary {
+        Boundary { count, first_bytes: first_bytes(key), key: Some(key.into()) }
+    }
 
     /// Whether the pair is below the boundary.
     fn is_above(&self, count: i64, key: &[u8]) -> bool {
@@ -173,11 +179,12 @@ impl CandidateSet {
         }
     }
 
-    /// The count below which no key is admitted: what the hot path compares with before it calls
-    /// [`CandidateSet::consider`].
+    /// Whether a non-member may have to be admitted: what the hot path asks before it calls [`CandidateSet::consider`]. Most
+    /// keys end at the first compare, and where all counts are equal at the second.
     #[inline]
-    pub(super) fn admission_count(&self) -> i64 {
-        self.admission.count
+    pub(super) fn may_admit(&self, count: i64, key: &[u8]) -> bool {
+        count > self.admission.count
+            || count == self.admission.count && first_bytes(key) <= self.admission.first_bytes
     }
 
     /// Whether a member whose count rises from `old` to `new` may enter the head: what the hot path asks before it
@@ -323,7 +330,7 @@ impl CandidateSet {
         }
         self.head = best.last().map(|last| Head {
             members: best.iter().map(|candidate| candidate.member).collect(),
-            boundary: Boundary { count: last.count, key: Some(key(last).into()) },
+            boundary: Boundary::new(last.count, key(last)),
             members_max: 2 * kept,
         });
         Some(top)
@@ -380,7 +387,7 @@ impl CandidateSet {
         let (_, &mut last, _) = gathered.select_nth_unstable_by(self.target - 1, |a, b| highest_first(table, a, b));
         let key = table.entry(last.place).key;
         if !self.admission.is_above(last.count, key) {
-            self.admission = Boundary { count: last.count, key: Some(key.into()) };
+            self.admission = Boundary::new(last.count, key);
             if !self.certification.is_above(last.count, key) {
                 self.certification = self.admission.clone();
             }
@@ -456,6 +463,15 @@ impl CandidateSet {
         members.sort_unstable();
         flagged.sort_unstable();
         assert_eq!(members, flagged, "the members are the flagged keys");
+    }
+}
+
+/// The first eight bytes of a key, as a number that orders as they do; zeros follow a shorter one.
+#[inline]
+fn first_bytes(key: &[u8]) -> u64 {
+    match key.first_chunk() {
+        Some(first) => u64::from_be_bytes(*first),
+        None => key.iter().rev().fold(0, |number, &byte| number >> 8 | u64::from(byte) << 56),
     }
 }
 
