@@ -39,6 +39,7 @@ mod arena;
 #[cfg(test)]
 mod differential_tests;
 mod hashing;
+mod index_memory;
 mod page;
 mod pool;
 #[cfg(any(test, feature = "sim"))]
@@ -66,7 +67,7 @@ use table::{Cursor, Place, Probe, Sum, Table};
 use top::CandidateSet;
 
 pub use hashing::{Route, Secret};
-pub use pool::{BlockBytes, Pool};
+pub use pool::{BlockBytes, Pool, REGION_BYTES_MIN};
 pub use top::{Top, candidates_for};
 
 /// One addition to one counter.

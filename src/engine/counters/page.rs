@@ -12,6 +12,7 @@ use hashbrown::HashTable;
 
 use super::arena::{Added, Arena, Entry, Offsets};
 use super::hashing::{Bits, Hashing};
+use super::index_memory::IndexMemory;
 use super::pool::Pool;
 use crate::ids::Index;
 
@@ -28,7 +29,7 @@ const INDEX_NEIGHBOURS: usize = 4;
 
 /// The counters whose positions begin with the `depth` top bits of `prefix`.
 pub(super) struct Page {
-    index: HashTable<u16>,
+    index: HashTable<u16, IndexMemory>,
     arena: Arena,
     prefix: u64,
     depth: u32,
@@ -38,12 +39,13 @@ pub(super) struct Page {
     changed: Index,
 }
 
-const _: () = assert!(size_of::<Page>() <= 136);
+const _: () = assert!(size_of::<Page>() <= 144);
 
 impl Page {
     /// A page without counters, which has allocated nothing. Bits of `prefix` past `depth` are zero.
-    pub(super) fn empty(crowd: Option<u32>, prefix: u64, depth: u32) -> Page {
-        Page { index: HashTable::new(), arena: Arena::default(), prefix, depth, crowd, changed: Index(0) }
+    pub(super) fn empty(pool: &Pool, crowd: Option<u32>, prefix: u64, depth: u32) -> Page {
+        let index = HashTable::new_in(IndexMemory::of(pool));
+        Page { index, arena: Arena::default(), prefix, depth, crowd, changed: Index(0) }
     }
 
     /// Gives the page's blocks back.
@@ -185,7 +187,7 @@ impl Page {
 
     /// Packs the entries anew, without gaps and with counts as narrow as they may be. All offsets change.
     pub(super) fn pack(&mut self, shared: &Shared) {
-        let mut packed = self.fresh(self.crowd, self.prefix, self.depth, self.len());
+        let mut packed = self.fresh(shared, self.crowd, self.prefix, self.depth, self.len());
         for offset in self.arena.offsets() {
             let entry = self.arena.entry(offset);
             packed.take(shared, shared.hashing.bits(self.crowd.is_some(), entry.key), entry);
@@ -195,7 +197,7 @@ impl Page {
 
     /// Makes the page the first one of a crowd: from now on its positions are second hashes. All offsets change.
     pub(super) fn begin_crowd(&mut self, shared: &Shared, crowd: u32) {
-        let mut first = self.fresh(Some(crowd), 0, 0, self.len());
+        let mut first = self.fresh(shared, Some(crowd), 0, 0, self.len());
         for offset in self.arena.offsets() {
             let entry = self.arena.entry(offset);
             first.take(shared, shared.hashing.bits(true, entry.key), entry);
@@ -211,8 +213,8 @@ impl Page {
         let bit = 1 << (u64::BITS - depth);
         // About as many on each side.
         let keys = self.len() / 2 + self.len() / 32;
-        let mut lower = self.fresh(self.crowd, self.prefix, depth, keys);
-        let mut upper = self.fresh(self.crowd, self.prefix | bit, depth, keys);
+        let mut lower = self.fresh(shared, self.crowd, self.prefix, depth, keys);
+        let mut upper = self.fresh(shared, self.crowd, self.prefix | bit, depth, keys);
         for offset in self.arena.offsets() {
             let entry = self.arena.entry(offset);
             let bits = shared.hashing.bits(self.crowd.is_some(), entry.key);
@@ -224,11 +226,9 @@ impl Page {
     }
 
     /// An empty page with room for `keys` keys in its index, changed when this one was.
-    fn fresh(&self, crowd: Option<u32>, prefix: u64, depth: u32, keys: usize) -> Page {
-        let mut page = Page::empty(crowd, prefix, depth);
-        page.index = HashTable::with_capacity(keys);
-        page.changed = self.changed;
-        page
+    fn fresh(&self, shared: &Shared, crowd: Option<u32>, prefix: u64, depth: u32, keys: usize) -> Page {
+        let index = HashTable::with_capacity_in(keys, IndexMemory::of(&shared.pool));
+        Page { index, arena: Arena::default(), prefix, depth, crowd, changed: self.changed }
     }
 
     /// Adds an entry of the page that this one replaces or halves. There is room: blocks are

@@ -183,8 +183,7 @@ impl CandidateSet {
     /// keys end at the first compare, and where all counts are equal at the second.
     #[inline]
     pub(super) fn may_admit(&self, count: i64, key: &[u8]) -> bool {
-        count > self.admission.count
-            || count == self.admission.count && first_bytes(key) <= self.admission.first_bytes
+        count > self.admission.count || count == self.admission.count && first_bytes(key) <= self.admission.first_bytes
     }
 
     /// Whether a member whose count rises from `old` to `new` may enter the head: what the hot path asks before it
