@@ -36,6 +36,7 @@
 //! ```
 
 mod arena;
+mod compaction;
 #[cfg(test)]
 mod differential_tests;
 mod hashing;
@@ -59,7 +60,8 @@ use crate::engine::prng::mix;
 use crate::ids::{Index, KeyHash};
 #[cfg(doc)]
 use crate::limits::KEY_INLINE_BYTES_MAX;
-use crate::limits::{APPLY_CHUNK_KEYS, KEY_BYTES_MAX, PAGE_KEYS_MAX};
+use crate::limits::{APPLY_CHUNK_KEYS, KEY_BYTES_MAX, PAGE_KEYS_MAX, TOP_SLICE_MEMBERS};
+use crate::mutant::mutant;
 
 use hashing::Hashing;
 use page::Page;
@@ -168,6 +170,8 @@ pub struct Setup {
     pub candidates: usize,
     /// Where memory comes from.
     pub pool: Pool,
+    /// Members of the candidate set that a slice of a compaction looks at; a set of a few times as many is compacted at once.
+    pub top_slice_members: usize,
     /// Keys of a page, at most. What is observed stays the same, but for the extent of pages and the order of scans.
     pub page_keys_max: usize,
 }
@@ -182,6 +186,7 @@ impl Setup {
             secret: Secret::default(),
             candidates,
             pool: Pool::default(),
+            top_slice_members: TOP_SLICE_MEMBERS,
             page_keys_max: PAGE_KEYS_MAX,
         }
     }
@@ -211,7 +216,7 @@ impl Counters {
         let hashing = Hashing::new(&setup.hashes, setup.routing_seed, setup.secret, route);
         Counters {
             table: Table::new(hashing, setup.pool, setup.page_keys_max),
-            candidates: CandidateSet::new(setup.candidates),
+            candidates: CandidateSet::new(setup.candidates, setup.top_slice_members),
         }
     }
 
@@ -253,6 +258,9 @@ impl Counters {
         debug_assert_eq!(hash, self.table.hashing().hash(key), "the hash is that of the key");
         let Some(place) = place else {
             let place = self.table.insert(hash, key, delta);
+            if mutant!("birth-below-zero-not-tested") && delta < 0 {
+                return Outcome::Applied(delta);
+            }
             if self.candidates.may_admit(delta, key) {
                 self.candidates.consider(&mut self.table, place);
             }
