@@ -99,8 +99,20 @@ fn zipf(keys: u64, exponent: f64, count: usize) -> Stream {
     Stream::new(16, (0..count).map(|_| draw()))
 }
 
+/// Memory as a store of the server has it.
+#[cfg(feature = "server")]
+fn store_pool() -> Pool {
+    dkc::runtime::memory::pool(true)
+}
+
+#[cfg(not(feature = "server"))]
+fn store_pool() -> Pool {
+    Pool::default()
+}
+
 fn counters(candidates: usize) -> Counters {
-    Counters::new(Setup { secret: Secret([5, 6]), ..Setup::new(ALL_HASHES, 0, candidates) })
+    let pool = store_pool();
+    Counters::new(Setup { secret: Secret([5, 6]), pool, ..Setup::new(ALL_HASHES, 0, candidates) })
 }
 
 /// Counters that hold every key once.
@@ -377,7 +389,11 @@ fn top(_: &mut Criterion) {
         slices.sort_by(f64::total_cmp);
         let at = |part: f64| slices.get((slices.len() as f64 * part) as usize).copied().unwrap_or(0.0);
         let (all, p50, p99) = ((processor_nanos() - begin) as f64 / 1e6, at(0.5), at(0.99));
-        println!("top {k} of {keys} keys: {all:.1} ms in {} slices of {p50:.1} µs (p99 {p99:.1} µs)", slices.len());
+        let max = slices.last().copied().unwrap_or(0.0);
+        let count = slices.len();
+        println!(
+            "top {k} of {keys} keys: {all:.1} ms in {count} slices of {p50:.1} µs (p99 {p99:.1}, max {max:.1} µs)"
+        );
     }
 }
 
@@ -423,7 +439,7 @@ fn growth(_: &mut Criterion) {
         return;
     }
     let scale = scale();
-    let pool = Pool::heap();
+    let pool = store_pool();
     let mut counters = Counters::new(Setup { pool: pool.clone(), ..Setup::new(ALL_HASHES, 0, TOP_CANDIDATES) });
     let mut outcomes = Vec::new();
     let before = resident_bytes();

@@ -149,10 +149,16 @@ impl Page {
             return None;
         }
         let offset = self.arena.push(&shared.pool, entry)?;
+        self.list(shared, index_hash, offset);
+        Some(offset)
+    }
+
+    /// Puts an entry into the index.
+    #[inline]
+    fn list(&mut self, shared: &Shared, index_hash: u64, offset: u16) {
         let (arena, crowded) = (&self.arena, self.crowd.is_some());
         let hasher = |&offset: &u16| shared.hashing.bits(crowded, arena.entry(offset).key).index;
         self.index.insert_unique(index_hash, offset, hasher);
-        Some(offset)
     }
 
     /// Marks a key as in the candidate set, or not.
@@ -216,10 +222,10 @@ impl Page {
         let mut lower = self.fresh(shared, self.crowd, self.prefix, depth, keys);
         let mut upper = self.fresh(shared, self.crowd, self.prefix | bit, depth, keys);
         for offset in self.arena.offsets() {
-            let entry = self.arena.entry(offset);
-            let bits = shared.hashing.bits(self.crowd.is_some(), entry.key);
+            let bits = shared.hashing.bits(self.crowd.is_some(), self.arena.entry(offset).key);
             let half = if bits.position & bit == 0 { &mut lower } else { &mut upper };
-            half.take(shared, bits, entry);
+            let copied = half.arena.copy(&shared.pool, &self.arena, offset);
+            half.list(shared, bits.index, copied.expect("some of the entries of a page fit into a page"));
         }
         self.replace(shared, lower);
         upper
