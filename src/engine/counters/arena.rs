@@ -207,7 +207,7 @@ impl Arena {
     /// About where the next entry will be.
     #[inline]
     pub(super) fn end(&self) -> u16 {
-        (self.blocks.len().wrapping_sub(1) << PLACE_BITS) as u16 | self.fill % BLOCK_BYTES as u16
+        (self.blocks.len().wrapping_sub(1) << PLACE_BITS) as u16 | (self.fill % BLOCK_BYTES as u16)
     }
 
     /// Marks the key of an entry as in the candidate set, or not.
