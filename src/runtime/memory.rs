@@ -19,7 +19,7 @@ use crate::limits::BLOCK_BYTES;
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Bytes of addresses that are mapped at a time.
 const RESERVE_BYTES: usize = 64 << 20;
-/// Regions are an eighth of what the pool has already had, within these bounds.
+/// Regions are a thirty-second of what the pool has already had, within these bounds: two of them may be nearly empty.
 const REGION_BYTES: std::ops::RangeInclusive<usize> = REGION_BYTES_MIN..=HUGE_PAGE_BYTES;
 
 /// A pool for the counters of one store, on huge pages if wanted and possible.
@@ -31,7 +31,7 @@ pub fn pool(huge_pages: bool) -> Pool {
         if reserve.is_empty() {
             reserve = map(huge_pages);
         }
-        let bytes = (had / 8).clamp(*REGION_BYTES.start(), *REGION_BYTES.end());
+        let bytes = (had / 32).clamp(*REGION_BYTES.start(), *REGION_BYTES.end());
         let blocks = (bytes.next_multiple_of(REGION_BYTES_MIN) / BLOCK_BYTES).min(reserve.len());
         let (region, rest) = std::mem::take(&mut reserve).split_at_mut(blocks);
         reserve = rest;
