@@ -46,10 +46,12 @@ pub enum ErrorCode {
     SessionTaken = 16,
     /// The session does not exist, or the token is not its own.
     BadSession = 17,
+    /// The scan cannot be gone on with: its client let it wait too long, the server was started again, or too much changed meanwhile.
+    ScanLost = 18,
 }
 
 impl ErrorCode {
-    const ALL: [ErrorCode; 18] = [
+    const ALL: [ErrorCode; 19] = [
         ErrorCode::Ok,
         ErrorCode::Malformed,
         ErrorCode::TooLarge,
@@ -68,6 +70,7 @@ impl ErrorCode {
         ErrorCode::Fenced,
         ErrorCode::SessionTaken,
         ErrorCode::BadSession,
+        ErrorCode::ScanLost,
     ];
 
     /// The code with this number, if this version knows it.
@@ -147,6 +150,10 @@ impl ErrorCode {
                 "the named session was opened again elsewhere; this copy was not applied, an earlier one may have been"
             }
             ErrorCode::BadSession => "the session does not exist, or its token is wrong; nothing was applied",
+            ErrorCode::ScanLost => {
+                "the scan was left waiting too long, or overtaken by too many changes, or its server was started again; begin \
+                 anew"
+            }
         }
     }
 }

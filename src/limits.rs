@@ -134,7 +134,7 @@ pub const TURN_INPUTS_MAX: usize = 512;
 /// Bytes of requests a store takes in one turn, give or take one receive: the disk must not wait long for a turn's end.
 pub const TURN_BYTES_MAX: usize = 1 << 20;
 /// Keys that TopK reads ask of a store in one turn, give or take one read: others must not wait long behind them.
-pub const TURN_TOP_KEYS_MAX: usize = 4_096;
+pub const TURN_LONG_READ_KEYS_MAX: usize = 4_096;
 /// Table pages that a TopK read visits in one turn, if it has to walk the table.
 pub const TURN_TOP_PAGES_MAX: usize = 8;
 /// Parts and answers under way from one store to another; past it the sender keeps them in its own queue.
@@ -144,6 +144,16 @@ pub const SHUTDOWN_MICROS_MAX: u64 = 5_000_000;
 
 /// How long a stopping server waits for its stores to end once they have nothing left to do.
 pub const STOP_MICROS_MAX: u64 = 1_000_000;
+/// How long a store that only one client uses waits for the end of a log write and sees nothing else.
+pub const APPEND_WAIT_MICROS_MAX: u64 = 1_000;
+/// The longest log write that is waited for so.
+pub const APPEND_WAIT_BYTES_MAX: usize = 4_096;
+/// How long such a store waits for that client's next request at most, and sees nothing else.
+pub const SOLE_CLIENT_WAIT_MICROS_MAX: u64 = 500;
+/// After how long of this the store looks for others.
+pub const SOLE_CLIENT_TURNS_MICROS_MAX: u64 = 2_000;
+/// How long nobody else must have asked a store for anything before it is taken to have only one client.
+pub const SOLE_CLIENT_MICROS: u64 = 10_000;
 /// How soon after it did something a driver looks again whether something is ready, although nothing rang.
 pub const HEARTBEAT_MICROS_MIN: u64 = 1_000;
 /// How long it waits for that at most, after it has found nothing again and again.
@@ -211,6 +221,19 @@ pub const DISK_OPERATIONS_MAX: usize = 4;
 /// How long a disk that is being closed waits for the kernel to finish with its buffers; those still in use then are leaked.
 pub const DISK_CLOSE_MICROS_MAX: u64 = 2_000_000;
 
+/// Bytes that a shard's scan remembers of keys that change before it has come to them, at most; past it the scan is lost.
+pub const SCAN_CHANGES_BYTES_MAX: usize = 64 << 20;
+/// Pages of one piece of a scan, at most.
+pub const SCAN_PAGES_MAX: usize = 4;
+/// Keys of a piece, at most.
+pub const SCAN_PIECE_KEYS_MAX: usize = SCAN_PAGES_MAX * PAGE_KEYS_MAX;
+/// Bytes of keys and counts with which a piece of a scan is large enough; it may exceed them by a page.
+pub const SCAN_PIECE_BYTES: usize = 256 << 10;
+/// Bytes of the answer with a piece, at most.
+pub const SCAN_REPLY_BYTES_MAX: usize = SCAN_PIECE_BYTES + PAGE_KEYS_MAX * (KEY_BYTES_MAX + 12) + 4_096;
+/// How long a scan is kept for a client that does not ask for its next piece.
+pub const SCAN_IDLE_MICROS_MAX: u64 = 30_000_000;
+
 /// Bytes of a block, the unit in which a pool hands out memory for counters.
 pub const BLOCK_BYTES: usize = 1_024;
 /// Blocks of one table page, at most: an offset into them has 16 bits.
@@ -256,6 +279,7 @@ const _: () = {
     assert!(SESSION_AGE_MICROS_MIN < SESSION_AGE_MICROS_MAX);
     // The largest answers fit in a frame.
     assert!(TOP_KEYS_MAX * (KEY_BYTES_MAX + 12) + 4_096 <= REPLY_BYTES_MAX);
+    assert!(SCAN_REPLY_BYTES_MAX <= REPLY_BYTES_MAX);
     assert!(PAGE_BLOCKS_MAX * BLOCK_BYTES == 1 << 16);
     // A set of the usual size is compacted at once.
     assert!(2 * TOP_CANDIDATES <= 4 * TOP_SLICE_MEMBERS);

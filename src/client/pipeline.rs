@@ -7,7 +7,7 @@
 use super::batch::Batch;
 use crate::engine::part::PackedKeys;
 use crate::limits::{CLIENT_READ_BYTES, REPLY_BYTES_MAX};
-use crate::wire::client::{Encoder, Hello, Reply, decode_reply};
+use crate::wire::client::{Encoder, Hello, Reply, ScanRequest, decode_reply};
 use crate::wire::frame::Decoder;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -18,6 +18,7 @@ pub(super) enum Expected {
     Increments { count: usize, values: bool },
     Counts { count: usize },
     Top { k: u32 },
+    Piece(ScanRequest),
     Status,
     Session,
     Attachment,
@@ -40,6 +41,7 @@ impl Expected {
             }
             (Expected::Counts { count }, Reply::Get(reply)) => reply.counts.len() == count,
             (Expected::Top { k }, Reply::TopK(reply)) => reply.keys.len() <= k as usize,
+            (Expected::Piece(asked), Reply::Scan(reply)) => reply.shard == asked.shard,
             _ => false,
         }
     }

@@ -7,12 +7,14 @@ use crate::engine::part::PackedKeys;
 use crate::engine::sessions::registry::{Registered, Registry};
 use crate::engine::sessions::window::{Attachment, Decision, Detail, Fate, Windows};
 use crate::engine::sessions::{Credentials, Opened, Stamp as EngineStamp};
+use crate::engine::status::{ShardStatus, StoreStatus};
 use crate::error::ErrorCode;
 use crate::ids::{ClusterId, Index, KeyHash, NodeId, SessionToken, ShardId, StoreId};
 use crate::limits::REQUEST_BYTES_MAX;
 use crate::wire::client::{
     AttachReply, Encoder, GetReply, IncrementReply, IncrementRequest, PROTOCOL_VERSION, Part, Request, Resolution,
-    ResolveReply, ResolvedPart, ShardRange, Status, StoreAddress, TopKReply, Welcome, decode_request,
+    ResolveReply, ResolvedPart, ScanReply, ScanRequest, ShardRange, Status, StoreAddress, TopKReply, Welcome,
+    decode_request,
 };
 use crate::wire::frame::Decoder;
 use std::collections::BTreeMap;
@@ -29,6 +31,9 @@ pub struct Server {
     endpoint: String,
     state: Arc<Mutex<State>>,
 }
+
+/// Keys of a piece of a scan.
+const SCAN_PIECE_KEYS: usize = 3;
 
 #[derive(Debug, Default)]
 struct State {
@@ -142,7 +147,8 @@ impl State {
                 encoder.get_reply(out, id, &reply);
             }
             Request::TopK { k } => encoder.top_k_reply(out, id, &self.top(*k as usize, part)),
-            Request::Status => encoder.status_reply(out, id, &Status { node: NodeId(1), ..Status::default() }),
+            Request::Scan(scan) => encoder.scan_reply(out, id, &self.scan(scan, part)),
+            Request::Status => encoder.status_reply(out, id, &self.status()),
             Request::OpenSession { name } => {
                 let registered = match name {
                     Some(name) => self.registry.open_named(name),
@@ -230,6 +236,25 @@ impl State {
         all.iter().for_each(|(key, _)| keys.push(key));
         let parts = vec![Part { keys: all.len() as u32, ..part }];
         TopKReply { parts, keys, counts: all.iter().map(|(_, count)| *count).collect() }
+    }
+
+    /// A piece of a scan. Nothing changes meanwhile, as far as tests go.
+    fn scan(&self, scan: &ScanRequest, part: Part) -> ScanReply {
+        let rest = self.counts.iter().skip(scan.piece as usize * SCAN_PIECE_KEYS);
+        let mut reply = ScanReply { shard: scan.shard, applied_index: part.applied_index, ..ScanReply::default() };
+        for (key, count) in rest.clone().take(SCAN_PIECE_KEYS) {
+            reply.keys.push(key);
+            reply.counts.push(*count);
+        }
+        reply.keys_total = self.counts.len() as u64;
+        reply.last = rest.count() <= SCAN_PIECE_KEYS;
+        reply
+    }
+
+    fn status(&self) -> Status {
+        let shard = |shard, keys| ShardStatus { shard, keys, ..ShardStatus::default() };
+        let shards = vec![shard(ShardId::META, 0), shard(ShardId(1), self.counts.len() as u64)];
+        Status { node: NodeId(1), stores: vec![StoreStatus { shards, ..StoreStatus::default() }], ..Status::default() }
     }
 
     fn fate(&self, stamp: &EngineStamp) -> ResolveReply {

@@ -10,6 +10,7 @@ use super::sessions::window::{Attachment, Fate};
 use super::status::StoreStatus;
 use crate::error::ErrorCode;
 use crate::ids::{Index, Sequence, SessionEpoch, SessionId, ShardId, StoreId};
+use crate::wire::client::ScanReply;
 
 /// Where an answer belongs: the gateway of `origin`, its pending request in `slot`, the request's `part`.
 /// `generation` tells a reused slot from the request that had it before.
@@ -132,6 +133,13 @@ pub enum PartBody {
         /// How many.
         k: u32,
     },
+    /// A piece of a scan.
+    Scan {
+        /// The scan, as its client names it.
+        scan: u64,
+        /// The piece, from 0 on.
+        piece: u64,
+    },
     /// The state of the whole store; the shard does not matter.
     Status,
 }
@@ -190,6 +198,8 @@ pub enum PartAnswer {
     Resolved(Fate),
     /// The registry's word.
     Registered(Registered),
+    /// A piece of a scan.
+    Scanned(ScanReply),
     /// The state of the store.
     Status(Box<StoreStatus>),
     /// Nothing was done, and nothing will be, by this copy of the part: it was never proposed, or refused when it was applied.

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 
 use super::cluster::ClusterMap;
 use super::command::{self, Command, Part};
+use super::counters::Scanned;
 use super::machine::{ApplyError, Effects as Applied, Machine, Settled, overflowed, values};
 use super::part::{PackedKeys, PartAnswer, PartReply, Ticket};
 use super::raft::{Effects, Group};
@@ -19,9 +20,11 @@ use super::status::ShardStatus;
 use crate::error::ErrorCode;
 use crate::ids::{Index, KeyHash, Micros, SessionId, ShardId, Term};
 use crate::limits::{
-    LOG_TIME_STEP_MICROS_MAX, SESSION_NAMES_MAX, SESSIONS_MAX, SHARD_UNCOMMITTED_BYTES_MAX, TURN_TOP_PAGES_MAX,
+    LOG_TIME_STEP_MICROS_MAX, SCAN_IDLE_MICROS_MAX, SCAN_PAGES_MAX, SCAN_PIECE_BYTES, SESSION_NAMES_MAX, SESSIONS_MAX,
+    SHARD_UNCOMMITTED_BYTES_MAX, TURN_TOP_PAGES_MAX,
 };
 use crate::mutant::mutant;
+use crate::wire::client::ScanReply;
 
 /// A part that changes something, waiting or proposed.
 #[derive(Debug)]
@@ -37,6 +40,13 @@ struct Proposal {
     index: Index,
     bytes: usize,
     parts: Vec<WaitingPart>,
+}
+
+impl Scan {
+    /// Whether the last piece was answered. Then only that answer is kept.
+    fn is_over(&self) -> bool {
+        self.last_piece.as_ref().is_some_and(|answer| answer.last)
+    }
 }
 
 pub(super) struct Replica {
@@ -57,6 +67,22 @@ pub(super) struct Replica {
     measured: (Term, Micros),
     /// Reused by `apply`.
     applied: Applied,
+    scan: Option<Scan>,
+}
+
+/// A scan under way, as its client sees it.
+#[derive(Debug)]
+struct Scan {
+    /// The client's number for it.
+    id: u64,
+    /// What was applied when it began, and how many keys there were.
+    index: Index,
+    keys_total: u64,
+    /// The piece that comes next, and the one before it: its answer may have been lost.
+    next: u64,
+    last_piece: Option<ScanReply>,
+    /// When the client has left it alone for too long.
+    deadline: Micros,
 }
 
 impl Replica {
@@ -74,6 +100,7 @@ impl Replica {
             proposed_mark: (Term(0), SessionId::NONE),
             measured: (Term(0), Micros(0)),
             applied: Applied::default(),
+            scan: None,
         }
     }
 
@@ -270,6 +297,66 @@ impl Replica {
             }
         }
         None
+    }
+
+    /// A piece of a scan. The first one begins it; that and no other is linearizable, all are as of its index.
+    pub(super) fn scan(&mut self, now: Micros, id: u64, piece: u64) -> PartAnswer {
+        let refused = |code| PartAnswer::Refused { code };
+        let Some(index) = self.group.read_index() else { return refused(ErrorCode::Unavailable) };
+        let Machine::Counters(shard) = &mut self.machine else { return refused(ErrorCode::WrongShard) };
+        let is_known = self.scan.as_ref().is_some_and(|scan| scan.id == id);
+        if !is_known && piece == 0 {
+            if self.scan.as_ref().is_some_and(|other| !other.is_over() && now < other.deadline) {
+                return refused(ErrorCode::Overloaded);
+            }
+            shard.counters.begin_scan();
+            let (keys_total, deadline) = (shard.counters.len(), Micros(0));
+            self.scan = Some(Scan { id, index, keys_total, next: 0, last_piece: None, deadline });
+        }
+        let Some(scan) = self.scan.as_mut().filter(|scan| scan.id == id) else { return refused(ErrorCode::ScanLost) };
+        scan.deadline = now.plus(SCAN_IDLE_MICROS_MAX);
+        if piece.checked_add(1) == Some(scan.next)
+            && let Some(answer) = &scan.last_piece
+        {
+            return PartAnswer::Scanned(answer.clone());
+        }
+        if piece != scan.next || scan.is_over() {
+            return refused(ErrorCode::ScanLost);
+        }
+        let (mut keys, mut counts) = (PackedKeys::default(), Vec::new());
+        let mut scanned = Scanned::Partly;
+        for _ in 0..SCAN_PAGES_MAX {
+            scanned = shard.counters.scan_page(&mut keys, &mut counts);
+            let bytes = keys.bytes.len() + size_of_val(keys.ends.as_slice()) + size_of_val(counts.as_slice());
+            if scanned != Scanned::Partly || bytes >= SCAN_PIECE_BYTES {
+                break;
+            }
+        }
+        if scanned == Scanned::Lost {
+            self.end_scan();
+            return refused(ErrorCode::ScanLost);
+        }
+        if scanned == Scanned::Whole {
+            shard.counters.end_scan();
+        }
+        let (shard, last) = (self.shard, scanned == Scanned::Whole);
+        let answer = ScanReply { shard, applied_index: scan.index, keys_total: scan.keys_total, last, keys, counts };
+        scan.next += 1;
+        scan.last_piece = Some(answer.clone());
+        PartAnswer::Scanned(answer)
+    }
+
+    /// When a scan that is under way has been left alone for too long.
+    pub(super) fn scan_deadline(&self) -> Option<Micros> {
+        self.scan.as_ref().map(|scan| scan.deadline)
+    }
+
+    /// Ends a scan that is under way.
+    pub(super) fn end_scan(&mut self) {
+        self.scan = None;
+        if let Machine::Counters(shard) = &mut self.machine {
+            shard.counters.end_scan();
+        }
     }
 
     /// Whether applying a part takes no memory: its keys exist, and its session is known. A part that cannot be read takes some.

@@ -28,7 +28,7 @@ use super::wal::record::RECORD_HEADER_BYTES;
 use super::wal::{GroupState, Record, Recovered, RecoveryError, SegmentDir, Wal, WalConfig, WalIdentity, recover};
 use crate::error::ErrorCode;
 use crate::ids::{ClusterId, Index, KeyHash, Lsn, Micros, NodeId, ReplicaId, SessionId, ShardId, StoreId};
-use crate::limits::{ENTRY_BYTES_TARGET, TURN_TOP_KEYS_MAX};
+use crate::limits::{ENTRY_BYTES_TARGET, SCAN_PIECE_KEYS_MAX, TURN_LONG_READ_KEYS_MAX};
 
 /// What a store is told about itself.
 #[derive(Clone, Debug)]
@@ -78,8 +78,11 @@ pub struct Store {
     gated: VecDeque<(Lsn, Envelope)>,
     /// Places of replicas that have parts to propose, each once.
     proposing: VecDeque<usize>,
-    /// TopK reads that wait for their turn, in the order they came. There are never more than gateways admit.
-    tops: VecDeque<TopRead>,
+    /// Reads that may cost as much as a thousand increments, and wait for their turn, in the order they came. There are never more than
+    /// gateways admit.
+    long_reads: VecDeque<LongRead>,
+    /// Places of replicas with a scan under way.
+    scanning: Vec<usize>,
     /// Memory of the counters; no other store has it.
     pool: Pool,
     /// What the replicas use.
@@ -95,11 +98,17 @@ pub struct Store {
     latch_told: bool,
 }
 
-/// A TopK read of one shard, by the place of its replica.
-struct TopRead {
+/// A read of one shard, by the place of its replica.
+struct LongRead {
     place: usize,
     ticket: Ticket,
-    k: u32,
+    what: Long,
+}
+
+#[derive(Clone, Copy)]
+enum Long {
+    Top { k: u32 },
+    Scan { scan: u64, piece: u64 },
 }
 
 /// A replica while its log is being read.
@@ -161,7 +170,8 @@ impl Store {
             replicas,
             gated: VecDeque::new(),
             proposing: VecDeque::new(),
-            tops: VecDeque::new(),
+            long_reads: VecDeque::new(),
+            scanning: Vec::new(),
             session_mark: SessionId::NONE,
             log_time_deadline: None,
             draining: false,
@@ -183,7 +193,10 @@ impl Store {
         self.now = self.now.max(now);
         match input {
             Input::Tick => {}
-            Input::Turn => self.read_tops(),
+            Input::Turn => {
+                self.read_long();
+                self.end_idle_scans();
+            }
             Input::Part(request) => self.part(request),
             Input::Disk(done) => self.disk(done),
             Input::SessionMark(mark) => self.heard_mark(mark),
@@ -198,9 +211,11 @@ impl Store {
             self.keep_log_time();
         }
         let mut output = std::mem::take(&mut self.output);
-        output.turn_wanted = !self.tops.is_empty();
+        output.turn_wanted = !self.long_reads.is_empty();
         self.wal.take_ops(self.now, &mut output.disk);
         output.deadline = self.wal.deadline().into_iter().chain(self.log_time_deadline).min();
+        let scans = self.scanning.iter().filter_map(|&place| self.replicas[place].scan_deadline());
+        output.deadline = output.deadline.into_iter().chain(scans).min();
         if let Some(why) = self.wal.latched()
             && !std::mem::replace(&mut self.latch_told, true)
         {
@@ -219,7 +234,7 @@ impl Store {
     /// Whether nothing that was accepted is unfinished.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.wal.is_quiet() && self.tops.is_empty() && self.replicas.iter().all(Replica::is_quiet)
+        self.wal.is_quiet() && self.long_reads.is_empty() && self.replicas.iter().all(Replica::is_quiet)
     }
 
     /// Whether the log has a durable segment: from then on a start that finds none has lost it.
@@ -282,8 +297,13 @@ impl Store {
         let replica = &mut self.replicas[place];
         let body = match request.body {
             PartBody::Get { keys } => replica.get(self.config.map.routing_seed, &keys),
-            // One may cost as much as a thousand increments, so they take turns with everything else.
-            PartBody::TopK { k } => return self.tops.push_back(TopRead { place, ticket, k }),
+            PartBody::TopK { k } => {
+                return self.long_reads.push_back(LongRead { place, ticket, what: Long::Top { k } });
+            }
+            PartBody::Scan { scan, piece } => {
+                let what = Long::Scan { scan, piece };
+                return self.long_reads.push_back(LongRead { place, ticket, what });
+            }
             change => {
                 let Err(code) = self.queue(place, ticket, change) else { return };
                 PartAnswer::Refused { code }
@@ -292,21 +312,42 @@ impl Store {
         self.output.replies.push(PartReply { ticket, shard, body });
     }
 
-    /// Reads as many of the waiting tops as a turn may, but at least one. One that takes a walk over its shard's table gets a
+    /// Does as many of the waiting reads as a turn may, but at least one. A top that takes a walk over its shard's table gets a
     /// piece of it, and then lets the others go first.
-    fn read_tops(&mut self) {
-        let mut keys_left = TURN_TOP_KEYS_MAX;
+    fn read_long(&mut self) {
+        let mut keys_left = TURN_LONG_READ_KEYS_MAX;
         while keys_left > 0 {
-            let Some(TopRead { place, ticket, k }) = self.tops.pop_front() else { return };
+            let Some(LongRead { place, ticket, what }) = self.long_reads.pop_front() else { return };
             let replica = &mut self.replicas[place];
-            let (shard, body) = (replica.shard, replica.top(k));
+            let shard = replica.shard;
+            let (body, keys) = match what {
+                Long::Top { k } => (replica.top(k), k as usize),
+                Long::Scan { scan, piece } => {
+                    let answer = replica.scan(self.now, scan, piece);
+                    self.scanning.retain(|other| *other != place);
+                    self.scanning.extend(replica.scan_deadline().map(|_| place));
+                    (Some(answer), SCAN_PIECE_KEYS_MAX)
+                }
+            };
             self.memory_bytes = replica.account(self.memory_bytes);
-            keys_left = keys_left.saturating_sub(k as usize);
+            keys_left = keys_left.saturating_sub(keys);
             match body {
                 Some(body) => self.output.replies.push(PartReply { ticket, shard, body }),
-                None => return self.tops.push_back(TopRead { place, ticket, k }),
+                None => return self.long_reads.push_back(LongRead { place, ticket, what }),
             }
         }
+    }
+
+    /// Ends scans whose clients have not asked for the next piece for too long.
+    fn end_idle_scans(&mut self) {
+        let (now, replicas) = (self.now, &mut self.replicas);
+        self.scanning.retain(|&place| {
+            let goes_on = replicas[place].scan_deadline().is_some_and(|deadline| now < deadline);
+            if !goes_on {
+                replicas[place].end_scan();
+            }
+            goes_on
+        });
     }
 
     /// Queues a part that changes something, or says why not.
@@ -333,7 +374,9 @@ impl Store {
             PartBody::CloseSession { session, epoch, progress } => {
                 (command::close_part(session, epoch, progress), false)
             }
-            PartBody::Get { .. } | PartBody::TopK { .. } | PartBody::Status => return Err(ErrorCode::Unsupported),
+            PartBody::Get { .. } | PartBody::TopK { .. } | PartBody::Scan { .. } | PartBody::Status => {
+                return Err(ErrorCode::Unsupported);
+            }
         };
         if RECORD_HEADER_BYTES + encoded.len() + ENTRY_OVERHEAD_BYTES > self.wal.record_bytes_max() {
             return Err(ErrorCode::TooLarge);

@@ -1,5 +1,6 @@
 //! Tests of a store by itself: what it answers, when, and what it refuses.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -19,7 +20,8 @@ use crate::error::ErrorCode;
 use crate::ids::{
     ClusterId, Index, KeyHash, Micros, NodeId, Sequence, SessionEpoch, SessionId, ShardEpoch, ShardId, StoreId, Term,
 };
-use crate::limits::TURN_TOP_KEYS_MAX;
+use crate::limits::{SCAN_IDLE_MICROS_MAX, TURN_LONG_READ_KEYS_MAX};
+use crate::wire::client::ScanReply;
 
 const NOW: Micros = Micros(0);
 /// Age at which sessions expire here.
@@ -461,7 +463,7 @@ fn tops_take_turns_with_everything_else() {
     let mut subject = Subject::open(MemoryDir::default(), config());
     subject.increment(&[("a", 5), ("b", 7)]);
     subject.settle();
-    let k = TURN_TOP_KEYS_MAX as u32;
+    let k = TURN_LONG_READ_KEYS_MAX as u32;
     for _ in 0..3 {
         subject.ask(PartBody::TopK { k });
     }
@@ -474,4 +476,66 @@ fn tops_take_turns_with_everything_else() {
         assert_eq!(output.disk.is_empty(), left < 2, "the increment does not wait for the reads");
     }
     assert!(!subject.store.is_quiet(), "the write is still under way");
+}
+
+impl Subject {
+    fn scan(&mut self, scan: u64, piece: u64) -> Result<ScanReply, ErrorCode> {
+        self.ask(PartBody::Scan { scan, piece });
+        self.store.step(self.now, Input::Turn);
+        match self.settle().pop().expect("an answer").body {
+            PartAnswer::Scanned(reply) => Ok(reply),
+            PartAnswer::Refused { code } => Err(code),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_scan_is_one_moment_of_a_shard_and_its_pieces_can_be_asked_for_again() {
+    let mut subject = Subject::open(MemoryDir::default(), config());
+    let names: Vec<String> = (0..20_000).map(|number| format!("key {number}")).collect();
+    for names in names.chunks(200) {
+        let items: Vec<(&str, i64)> = names.iter().map(|name| (&name[..], 1)).collect();
+        subject.increment(&items);
+        subject.settle();
+    }
+    let begun = subject.scan(7, 0).expect("nobody else scans");
+    assert!(!begun.last && begun.keys_total == 20_000, "several pages take several pieces");
+    let mut shown: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
+    let (mut piece, mut reply, mut keys) = (0, begun.clone(), 0);
+    loop {
+        subject.increment(&[("key 1", 5), ("key 2", -5), (&names[piece as usize * 997], 3), ("new", 1)]);
+        subject.settle();
+        assert!(subject.scan(7, piece) == Ok(reply.clone()), "its answer may have been lost");
+        assert!(reply.last || subject.scan(8, 0) == Err(ErrorCode::Overloaded), "one at a time");
+        assert!(subject.scan(7, piece + 2) == Err(ErrorCode::ScanLost));
+        assert_eq!(reply.applied_index, begun.applied_index);
+        keys += reply.counts.len();
+        shown.extend(reply.keys.iter().map(<[u8]>::to_vec).zip(reply.counts.iter().copied()));
+        if reply.last {
+            break;
+        }
+        piece += 1;
+        reply = subject.scan(7, piece).expect("its turn");
+    }
+    assert!(piece >= 1 && keys == 20_000, "every key once");
+    assert!(shown.len() == 20_000 && shown.values().all(|&count| count == 1), "as it was when it began");
+    assert!(subject.scan(7, piece + 1) == Err(ErrorCode::ScanLost), "that was all");
+    assert!(subject.scan(8, 1) == Err(ErrorCode::ScanLost), "never begun");
+    let next = subject.scan(8, 0).expect("the other one is over");
+    assert!(next.applied_index > begun.applied_index && next.keys_total == 20_001);
+    assert!(subject.scan(9, 0) == Err(ErrorCode::Overloaded));
+    // A client that is gone does not keep others waiting for ever, nor memory.
+    subject.pass(SCAN_IDLE_MICROS_MAX);
+    assert!(subject.scan(9, 0).is_ok());
+    assert!(subject.scan(7, piece) == Err(ErrorCode::ScanLost));
+    let mut subject = subject.restart();
+    assert!(subject.scan(9, 1) == Err(ErrorCode::ScanLost), "a restart has forgotten it");
+    for shard in [ShardId::META, ShardId(9)] {
+        let ticket = Ticket { origin: StoreId(0), slot: 0, generation: 0, part: 0 };
+        let body = PartBody::Scan { scan: 1, piece: 0 };
+        subject.store.step(subject.now, Input::Part(PartRequest { ticket, shard, body }));
+        subject.store.step(subject.now, Input::Turn);
+        assert_eq!(refusals(&subject.settle()), [ErrorCode::WrongShard]);
+    }
 }

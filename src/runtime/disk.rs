@@ -29,7 +29,12 @@
 //! `reap` belongs in every turn, not only behind an alarm: it costs no system call, and as long as any task is ready
 //! glommio looks for the completion of an alarm only when its preemption timer fires, 100 ms by default. (That timer must
 //! not be made short: if it fires before the first task has run, glommio 0.9 goes to sleep with tasks ready.) An
-//! alarm that then finds nothing to collect does no harm.
+//! alarm that then finds nothing to collect does no harm, but it takes the executor a round. So a driver that is awake
+//! says so with [`Disk::disarm`], and asks for alarms with [`Disk::arm`] before it sleeps.
+//!
+//! A driver that has nothing to do but to wait for a small append can do so by [`Disk::wait`], one system call, instead of
+//! by the executor. With its next request awaited in the same way, a lone client's increment took a fifth to a quarter less
+//! time, and two fifths less CPU.
 //!
 //! # What is bounded
 //!
@@ -59,6 +64,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use glommio::io::BufferedFile;
@@ -71,7 +77,10 @@ use super::segment_dir::LogDirectory;
 use crate::engine::input::{DiskDone, DiskError};
 use crate::engine::wal::{AlignedBuffer, DiskAction, DiskOp, DiskOpId, segment_file_name, unfinished_file_name};
 use crate::ids::SegmentEpoch;
-use crate::limits::{DISK_CLOSE_MICROS_MAX, DISK_OPERATIONS_MAX, WAL_WRITE_BYTES_MAX, WAL_ZERO_BYTES_MAX};
+use crate::limits::{
+    APPEND_WAIT_BYTES_MAX, APPEND_WAIT_MICROS_MAX, DISK_CLOSE_MICROS_MAX, DISK_OPERATIONS_MAX, WAL_WRITE_BYTES_MAX,
+    WAL_ZERO_BYTES_MAX,
+};
 
 /// Entries an operation has in the kernel's hands, at most: a write and its sync.
 const ENTRIES_PER_OPERATION: usize = 2;
@@ -116,6 +125,8 @@ pub struct Disk {
     refused: Vec<DiskDone>,
     /// Set once, when the ring fails or the disk is closed: nothing further is started.
     closed: Option<String>,
+    /// How long appends have taken lately: a moving average.
+    append_time: Duration,
 }
 
 /// An operation under way.
@@ -162,6 +173,7 @@ impl Disk {
             slots: [const { None }; DISK_OPERATIONS_MAX],
             refused: Vec::new(),
             closed: None,
+            append_time: Duration::ZERO,
         })
     }
 
@@ -215,6 +227,61 @@ impl Disk {
         ended.append(&mut self.refused);
     }
 
+    /// Like [`reap`](Disk::reap), but if a small append is under way sleeps until it ends; for twice the time that appends
+    /// have taken lately, and [`APPEND_WAIT_MICROS_MAX`] at most. Adds nothing if there is none, or none that would end so soon.
+    ///
+    /// To be woken by the kernel for the append costs a fraction of what it takes an executor to fall asleep and to be woken
+    /// by an alarm. But nothing else is seen meanwhile.
+    pub fn wait(&mut self, ended: &mut Vec<DiskDone>) {
+        let patience = 2 * self.append_time;
+        if patience > Duration::from_micros(APPEND_WAIT_MICROS_MAX) {
+            return;
+        }
+        let until = Instant::now() + patience;
+        while ended.is_empty() {
+            let halves = self.small_append_halves();
+            let left = until.saturating_duration_since(Instant::now());
+            if halves == 0 || left.is_zero() {
+                break;
+            }
+            let timeout = types::Timespec::from(left);
+            let waited = self.ring.submitter().submit_with_args(halves, &types::SubmitArgs::new().timespec(&timeout));
+            if !matches!(errno(&waited), None | Some(Errno::TIME | Errno::INTR)) {
+                break;
+            }
+            self.reap(ended);
+        }
+    }
+
+    /// Says that its user is about to sleep, and wants to be woken by the [`Alarm`]. False if there is something to collect
+    /// already: then there is no alarm, and no time to sleep.
+    pub fn arm(&mut self) -> bool {
+        self.ring.completion().enable_eventfd();
+        // Whoever completes an operation publishes it and then looks whether we want to know; we do it the other way round.
+        fence(Ordering::SeqCst);
+        let is_armed = self.refused.is_empty() && self.ring.completion().is_empty();
+        if !is_armed {
+            self.disarm();
+        }
+        is_armed
+    }
+
+    /// Says that its user is awake and will look: alarms would only cost time.
+    pub fn disarm(&mut self) {
+        self.ring.completion().disable_eventfd();
+    }
+
+    /// Completions that a small append still waits for; 0 if none is under way.
+    fn small_append_halves(&self) -> usize {
+        let halves = |slot: &Slot| match &slot.work {
+            Work::Append(append) if append.buffer.len() <= APPEND_WAIT_BYTES_MAX => {
+                usize::from(append.written.is_none()) + usize::from(append.synced.is_none())
+            }
+            _ => 0,
+        };
+        self.slots.iter().flatten().map(halves).find(|halves| *halves > 0).unwrap_or(0)
+    }
+
     /// What an action asks of the kernel first; or why it cannot be done, with the buffer it brought.
     fn plan(&mut self, action: DiskAction) -> Result<Work, (DiskError, Option<AlignedBuffer>)> {
         let not_open = |name: String| DiskError::Failed(format!("{name} is not open"));
@@ -231,7 +298,8 @@ impl Disk {
                     let text = format!("a write of {} bytes is too long", buffer.len());
                     return Err((DiskError::Failed(text), Some(buffer)));
                 }
-                return Ok(Work::Append(Append { file, epoch, offset, buffer, written: None, synced: None }));
+                let since = Instant::now();
+                return Ok(Work::Append(Append { file, epoch, offset, buffer, since, written: None, synced: None }));
             }
             DiskAction::Zero { epoch, recycle, bytes } => {
                 self.files.remove(&epoch);
@@ -311,7 +379,10 @@ impl Disk {
                 let half = if user_data & 1 == 0 { &mut append.written } else { &mut append.synced };
                 *half = Some(result);
                 match append.outcome() {
-                    Some(outcome) => (outcome, Some(append.buffer)),
+                    Some(outcome) => {
+                        self.append_time = (7 * self.append_time + append.since.elapsed()) / 8;
+                        (outcome, Some(append.buffer))
+                    }
                     None => {
                         self.slots[index] = Some(Slot { id, work: Work::Append(append) });
                         return;

@@ -22,12 +22,12 @@ pub use crate::engine::cluster::{ShardRange, StoreAddress};
 pub use crate::engine::sessions::{Credentials, Opened};
 pub use encode::Encoder;
 pub use reply::{
-    AttachReply, GetReply, IncrementReply, Part, Reply, Resolution, ResolveReply, ResolvedPart, Status, TopKReply,
-    Welcome, decode_reply,
+    AttachReply, GetReply, IncrementReply, Part, Reply, Resolution, ResolveReply, ResolvedPart, ScanReply, Status,
+    TopKReply, Welcome, decode_reply,
 };
 
 use crate::error::ErrorCode;
-use crate::ids::{ClusterId, Sequence, SessionEpoch, SessionId, SessionToken};
+use crate::ids::{ClusterId, Sequence, SessionEpoch, SessionId, SessionToken, ShardId};
 use crate::limits::{
     BATCH_KEYS_MAX, CLIENT_NAME_BYTES_MAX, FLATBUFFER_TABLE_OVERHEAD_BYTES, KEY_BYTES_MAX, REQUEST_BYTES_MAX,
     SESSION_NAME_BYTES_MAX, SESSION_SPAN_MAX, TOP_KEYS_MAX,
@@ -193,6 +193,19 @@ pub enum Request<'a> {
         /// Its keys; `None`: ask every shard.
         keys: Option<Keys<'a>>,
     },
+    /// Read all counters of a shard, piece by piece.
+    Scan(ScanRequest),
+}
+
+/// Names a piece of a scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanRequest {
+    /// The shard.
+    pub shard: ShardId,
+    /// The scan: a number that its client has drawn.
+    pub scan: u64,
+    /// The piece, from 0 on.
+    pub piece: u64,
 }
 
 /// Names one request of a session. Sequences are at least 1, low-water marks less than they, by [`SESSION_SPAN_MAX`] at most.
@@ -269,6 +282,11 @@ pub fn decode_request(kind: u8, payload: &[u8]) -> Result<Request<'_>, RequestEr
         Some(Kind::Get) => {
             let table: fb::GetRequest<'_> = root(payload, 1)?;
             Ok(Request::Get(GetRequest { keys: request_keys(table.keys(), table.key_ends())? }))
+        }
+        Some(Kind::Scan) => {
+            let table: fb::ScanRequest<'_> = root(payload, 1)?;
+            let (shard, scan, piece) = (ShardId(table.shard()), table.scan(), table.piece());
+            Ok(Request::Scan(ScanRequest { shard, scan, piece }))
         }
         Some(Kind::TopK) => {
             let k = root::<fb::TopKRequest<'_>>(payload, 1)?.k();

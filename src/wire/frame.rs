@@ -46,6 +46,8 @@ pub enum Kind {
     CloseSession = 8,
     /// Ask what became of a request.
     Resolve = 9,
+    /// Read all counters of a shard, piece by piece.
+    Scan = 10,
     /// Answers `Hello`.
     Welcome = 129,
     /// Answers `Increment`.
@@ -64,12 +66,14 @@ pub enum Kind {
     CloseSessionReply = 136,
     /// Answers `Resolve`.
     ResolveReply = 137,
+    /// Answers `Scan`.
+    ScanReply = 138,
     /// Answers any request that is refused as a whole.
     Error = 255,
 }
 
 impl Kind {
-    const ALL: [Kind; 19] = [
+    const ALL: [Kind; 21] = [
         Kind::Hello,
         Kind::Increment,
         Kind::Get,
@@ -79,6 +83,7 @@ impl Kind {
         Kind::AttachSession,
         Kind::CloseSession,
         Kind::Resolve,
+        Kind::Scan,
         Kind::Welcome,
         Kind::IncrementReply,
         Kind::GetReply,
@@ -88,6 +93,7 @@ impl Kind {
         Kind::AttachSessionReply,
         Kind::CloseSessionReply,
         Kind::ResolveReply,
+        Kind::ScanReply,
         Kind::Error,
     ];
 

@@ -41,6 +41,10 @@ fn a_comparison_has_a_floor_and_needs_no_peer() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &["--stores", "1"]);
     let disk = folder.path().to_str().expect("a plain path");
-    let report = stdout(&bench(&server, &["compare", "--seconds", "1", "--rounds", "1", "--dir", disk]));
-    assert!(report.contains("dkc / (durable write + tcp echo)") && !report.contains("redis"), "{report}");
+    let report = stdout(&bench(&server, &["compare", "--seconds", "6", "--rounds", "1", "--dir", disk]));
+    assert!(
+        ["dkc", "library"].iter().all(|who| report.contains(&format!("{who} / (write + echo)")))
+            && !report.contains("redis"),
+        "{report}"
+    );
 }

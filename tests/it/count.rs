@@ -86,3 +86,48 @@ fn a_missing_server_is_exit_code_3() {
     server.kill();
     assert_eq!(run_dkc(&server, &["--timeout", "5", "get", "x"]).status.code(), Some(3));
 }
+
+#[test]
+fn what_is_exported_while_increments_go_on_is_one_moment_and_can_be_imported() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &["--stores", "2", "--shards", "3"]);
+    let lines: String = (0..30_000).map(|line| format!("line {line}\n")).collect();
+    let input = folder.path().join("lines");
+    std::fs::write(&input, lines).unwrap();
+    assert!(run_dkc(&server, &["count", input.to_str().unwrap()]).status.success());
+    // All of them again and again, each time in one request: so at any moment the counts of a shard differ by 1 at most,
+    // and those of one entry not at all.
+    let keys: Vec<String> = (0..1_000).map(|line| format!("line {line}")).collect();
+    let increments: Vec<(&str, i64)> = keys.iter().map(|key| (&key[..], 1)).collect();
+    let (stop, file) = (std::sync::atomic::AtomicBool::new(false), folder.path().join("counts.csv"));
+    let path = file.to_str().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut connection = server.connect();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                connection.increment(&increments).unwrap();
+            }
+        });
+        let exported = run_dkc(&server, &["export", "-o", "csv", path]);
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(exported.status.success(), "{exported:?}");
+    });
+    let text = std::fs::read_to_string(&file).unwrap();
+    let counts: BTreeMap<&str, i64> = text
+        .lines()
+        .map(|line| line.rsplit_once(',').unwrap())
+        .map(|(key, count)| (key, count.parse().unwrap()))
+        .collect();
+    assert_eq!((counts.len(), text.lines().count()), (30_000, 30_000), "every key once");
+    let busy: std::collections::BTreeSet<i64> = keys.iter().map(|key| counts[&key[..]]).collect();
+    assert!(busy.len() <= 3, "a count for each shard, for a shard is read at one index: {busy:?}");
+    assert!((1_000..30_000).all(|line| counts[&format!("line {line}")[..]] == 1));
+    let other_folder = tempfile::tempdir().unwrap();
+    let other = Server::start(other_folder.path(), &["--stores", "1"]);
+    for _ in 0..2 {
+        assert!(run_dkc(&other, &["import", path]).status.success());
+        let again = stdout(&run_dkc(&other, &["export", "-o", "csv"]));
+        let sorted = |text: &str| text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<String>>();
+        assert!(sorted(&again) == sorted(&text), "imported twice, counted once");
+    }
+}

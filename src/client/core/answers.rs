@@ -165,6 +165,7 @@ impl Client {
         let answer = match (reply, &pending.request) {
             (Reply::Get(reply), _) => Answer::Counts(reply),
             (Reply::TopK(reply), _) => Answer::Top(reply),
+            (Reply::Scan(reply), _) => Answer::Scanned(reply),
             (Reply::Status(status), _) => Answer::Status(status),
             (Reply::Resolve(reply), Request::Resolve { id, .. }) => Answer::Resolved(Resolved::new(id, reply)),
             (Reply::CloseSession, _) => {

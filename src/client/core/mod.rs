@@ -54,7 +54,7 @@ use crate::limits::{
     CLIENT_NAME_BYTES_MAX, CLIENT_REQUEST_BYTES_DEFAULT, CLIENT_REQUESTS_DEFAULT, SESSION_NAME_BYTES_MAX, TOP_KEYS_MAX,
 };
 use crate::mutant::mutant;
-use crate::wire::client::{GetReply, IncrementReply, Status, TopKReply};
+use crate::wire::client::{GetReply, IncrementReply, ScanReply, ScanRequest, Status, TopKReply};
 use links::Links;
 use numbers::{Numbers, Standing};
 use operation::{Pending, Request, Stage};
@@ -138,6 +138,8 @@ pub enum Op {
         /// From 1 to [`TOP_KEYS_MAX`].
         k: u32,
     },
+    /// Read a piece of a shard's counters as they were when the scan began. Answered by [`Answer::Scanned`].
+    Scan(ScanRequest),
     /// Ask a server what it is doing. Answered by [`Answer::Status`].
     Status,
     /// Ask what became of a request, and fence it: if it was not applied, it never will be. Answered by [`Answer::Resolved`].
@@ -170,6 +172,8 @@ pub enum Answer {
     Counts(GetReply),
     /// The highest counts.
     Top(TopKReply),
+    /// A piece of a scan.
+    Scanned(ScanReply),
     /// What a server is doing.
     Status(Status),
     /// What became of a request.

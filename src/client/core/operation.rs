@@ -10,7 +10,7 @@ use crate::engine::sessions::{Credentials, Opened};
 use crate::error::ErrorCode;
 use crate::ids::{Micros, Sequence};
 use crate::limits::{CLIENT_ANSWER_DOUBLINGS_MAX, CLIENT_ANSWER_MICROS_MAX, CLIENT_ANSWER_MICROS_MIN};
-use crate::wire::client::Stamp;
+use crate::wire::client::{ScanRequest, Stamp};
 
 /// What a shard keeps of a request's outcome, whatever it is, and of each of its increments whose new counts are wanted: about.
 const OUTCOME_BYTES: usize = 192;
@@ -32,6 +32,7 @@ pub(super) enum Request {
     TopK {
         k: u32,
     },
+    Scan(ScanRequest),
     Status,
     Resolve {
         id: RequestId,
@@ -165,6 +166,9 @@ impl Pending {
             }
             Request::Get { keys } => pipeline.get(keys),
             Request::TopK { k } => pipeline.top_k(*k),
+            Request::Scan(scan) => {
+                pipeline.request(Expected::Piece(*scan), |encoder, out, id| encoder.scan(out, id, scan))
+            }
             Request::Status | Request::Connect => pipeline.status(),
             Request::Resolve { id: RequestId { credentials, sequence, .. }, keys } => {
                 let low_water = Sequence(sequence.0.saturating_sub(1));
@@ -212,6 +216,7 @@ impl Request {
             Op::Increment { batch, want_values, delivery } => Request::Increment { batch, want_values, delivery },
             Op::Get { keys } => Request::Get { keys },
             Op::TopK { k } => Request::TopK { k },
+            Op::Scan(scan) => Request::Scan(scan),
             Op::Status => Request::Status,
             Op::Resolve { id, keys } => Request::Resolve { id, keys },
             Op::Open { name } => Request::OpenNamed { name },

@@ -43,6 +43,7 @@ mod hashing;
 mod index_memory;
 mod page;
 mod pool;
+mod scan;
 #[cfg(any(test, feature = "sim"))]
 pub mod simple;
 mod table;
@@ -56,6 +57,7 @@ use std::ops::RangeInclusive;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::engine::part::PackedKeys;
 use crate::engine::prng::mix;
 use crate::ids::{Index, KeyHash};
 #[cfg(doc)]
@@ -65,11 +67,13 @@ use crate::mutant::mutant;
 
 use hashing::Hashing;
 use page::Page;
+use scan::Scan;
 use table::{Cursor, Place, Probe, Sum, Table};
 use top::CandidateSet;
 
 pub use hashing::{Route, Secret};
 pub use pool::{BlockBytes, Pool, REGION_BYTES_MIN};
+pub use scan::Scanned;
 pub use top::{Top, candidates_for};
 
 /// One addition to one counter.
@@ -196,6 +200,7 @@ impl Setup {
 pub struct Counters {
     table: Table,
     candidates: CandidateSet,
+    scan: Option<Box<Scan>>,
 }
 
 impl Counters {
@@ -217,6 +222,7 @@ impl Counters {
         Counters {
             table: Table::new(hashing, setup.pool, setup.page_keys_max),
             candidates: CandidateSet::new(setup.candidates, setup.top_slice_members),
+            scan: None,
         }
     }
 
@@ -228,6 +234,9 @@ impl Counters {
     /// Applies increments in order and appends an outcome for each. There is no other way to write.
     pub fn apply_batch(&mut self, batch: &[Increment<'_>], outcomes: &mut Vec<Outcome>) {
         self.candidates.note_increments(batch.len());
+        if let Some(scan) = &mut self.scan {
+            scan.note(&self.table, batch);
+        }
         if let [increment] = batch {
             outcomes.push(self.apply(increment, self.table.find(increment.hash, increment.key)));
             return;
@@ -322,6 +331,24 @@ impl Counters {
         self.candidates.upkeep(&mut self.table)
     }
 
+    /// Begins a scan of the counters as they are now. It replaces one that is under way.
+    pub fn begin_scan(&mut self) {
+        self.scan = Some(Box::new(Scan::begin()));
+    }
+
+    /// Appends the keys of the scan's next page, and their counts, as they were when it began. Without a scan it is lost.
+    pub fn scan_page(&mut self, keys: &mut PackedKeys, counts: &mut Vec<i64>) -> Scanned {
+        match &mut self.scan {
+            Some(scan) => scan.page(&self.table, keys, counts),
+            None => Scanned::Lost,
+        }
+    }
+
+    /// Ends the scan: from now on nothing is remembered for it.
+    pub fn end_scan(&mut self) {
+        self.scan = None;
+    }
+
     /// Number of keys.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -338,7 +365,8 @@ impl Counters {
     /// allocator adds is not in it, and neither is what is free in the pool. Takes constant time.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        (self.table.memory_bytes() + self.candidates.memory_bytes()) as u64
+        let scan = self.scan.as_ref().map_or(0, |scan| scan.memory_bytes());
+        (self.table.memory_bytes() + self.candidates.memory_bytes() + scan) as u64
     }
 
     /// The page at a cursor. A scan from [`PageCursor::START`] along [`PageView::next`] shows the pages in the order of

@@ -255,6 +255,19 @@ impl Table {
         (self.crowds[(slot ^ CROWD) as usize].directory.slot(second), index_hash(second))
     }
 
+    /// A key's place in the walk, there or not: it is at or after a cursor exactly if its page is.
+    pub(super) fn place_in_walk(&self, hash: KeyHash, key: &[u8]) -> Cursor {
+        let position = self.shared.hashing.position(hash);
+        let slot = self.directory.slot(position);
+        match slot & CROWD {
+            0 => Cursor { position, second: 0 },
+            _ => Cursor {
+                position: self.crowds[(slot ^ CROWD) as usize].prefix,
+                second: self.shared.hashing.second(key),
+            },
+        }
+    }
+
     /// Calls `each` for every member in turn, with where the index should be searched for it.
     pub(super) fn probe_members(&self, members: &[Member], mut each: impl FnMut(Member, Probe)) {
         let mut probes = [Probe::default(); APPLY_CHUNK_KEYS];

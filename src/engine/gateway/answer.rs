@@ -7,7 +7,7 @@ use crate::engine::status::StoreStatus;
 use crate::error::ErrorCode;
 use crate::ids::{Index, ShardId};
 use crate::wire::client::{
-    AttachReply, GetReply, IncrementReply, Part, Resolution, ResolveReply, ResolvedPart, TopKReply,
+    AttachReply, GetReply, IncrementReply, Part, Resolution, ResolveReply, ResolvedPart, ScanReply, TopKReply,
 };
 
 /// An answer in the making.
@@ -41,6 +41,10 @@ pub(super) enum Answer {
     },
     Resolve {
         reply: ResolveReply,
+        refused: Refused,
+    },
+    Scan {
+        reply: Option<ScanReply>,
         refused: Refused,
     },
 }
@@ -114,8 +118,10 @@ impl Answer {
                 reply.reached = reply.reached.max(attachment.reached);
             }
             (Answer::Resolve { reply, .. }, PartAnswer::Resolved(fate)) => reply.parts.push(resolved(shard, fate)),
+            (Answer::Scan { reply, .. }, PartAnswer::Scanned(piece)) => *reply = Some(piece),
             (
                 Answer::Get { refused, .. }
+                | Answer::Scan { refused, .. }
                 | Answer::TopK { refused, .. }
                 | Answer::Status { refused, .. }
                 | Answer::Register { refused, .. }
@@ -133,6 +139,7 @@ impl Answer {
         match self {
             Answer::Increment { reply, refused, .. } if refused.parts == reply.parts.len() => refused.code,
             Answer::Get { refused, .. }
+            | Answer::Scan { refused, .. }
             | Answer::TopK { refused, .. }
             | Answer::Status { refused, .. }
             | Answer::Attach { refused, .. }

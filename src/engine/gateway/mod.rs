@@ -25,11 +25,12 @@ use super::sessions::{Credentials, Opened, Stamp};
 use crate::error::ErrorCode;
 use crate::ids::{ClusterId, Index, Micros, NodeId, ShardId, StoreId};
 use crate::limits::{
-    KEY_BYTES_MAX, REQUEST_BYTES_MAX, REQUEST_WAIT_MICROS_MAX, STORE_REQUEST_BYTES_MAX, STORE_REQUESTS_MAX,
+    KEY_BYTES_MAX, REQUEST_BYTES_MAX, REQUEST_WAIT_MICROS_MAX, SCAN_REPLY_BYTES_MAX, STORE_REQUEST_BYTES_MAX,
+    STORE_REQUESTS_MAX,
 };
 use crate::wire::client::{
     AttachReply, Encoder, GetReply, Hello, IncrementReply, IncrementRequest, Keys, PROTOCOL_VERSION, Part, Request,
-    ResolveReply, Status, Welcome, decode_request,
+    ResolveReply, ScanRequest, Status, Welcome, decode_request,
 };
 use crate::wire::frame::Frame;
 use answer::{Answer, Refused, merge};
@@ -137,6 +138,7 @@ fn answer_bytes_max(request: &Request<'_>, shards: usize) -> usize {
         Request::Increment(increment) => increment.keys.len() * if increment.want_values { 12 } else { 4 },
         Request::Get(get) => get.keys.len() * 16,
         Request::AttachSession(_) | Request::Resolve { .. } => shards * 64,
+        Request::Scan(_) => SCAN_REPLY_BYTES_MAX,
         Request::Hello(_) | Request::Status | Request::OpenSession { .. } | Request::CloseSession { .. } => 0,
     }
 }
@@ -183,7 +185,7 @@ impl Gateway {
         Taken { bytes: frame.payload.len() + answer_bytes, held: self.in_flight_bytes - in_flight_bytes, close }
     }
 
-    /// Returns how large an answer may become this turn. Those to TopK take turns of their own.
+    /// Returns how large an answer may become this turn. Those to TopK and scans take turns of their own.
     fn take(&mut self, now: Micros, connection: ConnectionId, frame: Frame<'_>) -> usize {
         let id = frame.request_id;
         let request = match decode_request(frame.kind, frame.payload) {
@@ -209,7 +211,7 @@ impl Gateway {
         }
         let answer_bytes = answer_bytes_max(&request, self.config.map.shards.len());
         let bytes = frame.payload.len() + answer_bytes;
-        let this_turn = if matches!(request, Request::TopK { .. }) { 0 } else { answer_bytes };
+        let this_turn = if matches!(request, Request::TopK { .. } | Request::Scan(_)) { 0 } else { answer_bytes };
         if self.in_flight >= STORE_REQUESTS_MAX || self.in_flight_bytes + bytes > STORE_REQUEST_BYTES_MAX {
             let text = "too many requests are under way at this store; nothing was applied; try again later";
             self.reply_error(connection, id, ErrorCode::Overloaded, text, false);
@@ -233,6 +235,7 @@ impl Gateway {
                 (Answer::Attach { reply: AttachReply::default(), refused: Refused::default() }, parts)
             }
             Request::Resolve { stamp, keys } => self.split_resolve(ticket, &stamp, keys.as_ref()),
+            Request::Scan(scan) => self.ask_shard(ticket, &scan),
             Request::Hello(_) => unreachable!("answered above"),
         };
         self.in_flight += 1;
@@ -449,6 +452,14 @@ impl Gateway {
         (Answer::Status { stores: Vec::new(), refused: Refused::default() }, stores.len())
     }
 
+    /// Asks the shard of a scan. One that does not exist is refused by any store.
+    fn ask_shard(&mut self, ticket: Ticket, &ScanRequest { shard, scan, piece }: &ScanRequest) -> (Answer, usize) {
+        let range = self.config.map.shards.iter().find(|range| range.shard == shard);
+        let store = range.map_or(self.config.store, |range| range.store);
+        self.output.parts.push((store, PartRequest { ticket, shard, body: PartBody::Scan { scan, piece } }));
+        (Answer::Scan { reply: None, refused: Refused::default() }, 1)
+    }
+
     fn send_part(&mut self, ticket: Ticket, part: usize, body: PartBody) {
         let range = &self.config.map.shards[self.split.parts[part].0];
         let ticket = Ticket { part: part as u16, ..ticket };
@@ -524,6 +535,10 @@ impl Gateway {
             Answer::Resolve { mut reply, .. } => {
                 reply.parts.sort_by_key(|part| part.shard);
                 self.reply(connection, false, |encoder, out| encoder.resolve_reply(out, id, &reply));
+            }
+            Answer::Scan { reply, .. } => {
+                let reply = reply.expect("without a refusal there is an answer");
+                self.reply(connection, false, |encoder, out| encoder.scan_reply(out, id, &reply));
             }
             Answer::Status { mut stores, .. } => {
                 stores.sort_by_key(|store| store.store);

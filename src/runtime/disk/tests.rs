@@ -262,8 +262,8 @@ fn durable_means_all_written_and_synced() {
     const ALL: i32 = WAL_BLOCK_BYTES as i32;
     let file = Rc::new(File::open("/dev/null").expect("/dev/null can be read"));
     let outcome = |written, synced| {
-        let buffer = AlignedBuffer::zeroed(WAL_BLOCK_BYTES);
-        Append { file: file.clone(), epoch: SegmentEpoch(1), offset: 0, buffer, written, synced }.outcome()
+        let (buffer, since) = (AlignedBuffer::zeroed(WAL_BLOCK_BYTES), Instant::now());
+        Append { file: file.clone(), epoch: SegmentEpoch(1), offset: 0, buffer, since, written, synced }.outcome()
     };
     for unfinished in [(None, None), (Some(ALL), None), (None, Some(0)), (Some(EIO), None)] {
         assert_eq!(outcome(unfinished.0, unfinished.1), None, "{unfinished:?}");
@@ -342,5 +342,40 @@ fn segment_files_are_for_their_owner_alone() {
         Bench::new(&directory).make(SegmentEpoch(1), None, WAL_BLOCK_BYTES as u64).await;
         let metadata = directory.path().join("0000000000000001.wal").metadata().expect("the segment is there");
         assert_eq!(Mode::from_raw_mode(metadata.mode()) & (Mode::RWXG | Mode::RWXO), Mode::empty());
+    });
+}
+
+#[test]
+fn the_end_of_a_small_append_can_be_waited_for_and_needs_no_alarm_then() {
+    on_executor(|| async {
+        let data = tempfile::tempdir().expect("a directory");
+        let mut bench = Bench::new(&log_directory(data.path()));
+        let epoch = SegmentEpoch(1);
+        bench.make(epoch, None, SEGMENT_BYTES).await;
+        let write = |offset: usize, bytes: usize| DiskAction::Write {
+            epoch,
+            offset: offset as u64,
+            buffer: AlignedBuffer::zeroed(bytes),
+        };
+        assert!(bench.disk.arm(), "nothing is to be collected");
+        // Tells how long appends take.
+        bench.succeed(write(0, WAL_BLOCK_BYTES)).await;
+        bench.disk.disarm();
+        let id = bench.submit(write(WAL_BLOCK_BYTES, WAL_BLOCK_BYTES));
+        // A disk may be too slow to be waited for; then it is looked at again and again.
+        while bench.ended.is_empty() {
+            bench.disk.wait(&mut bench.ended);
+            bench.disk.reap(&mut bench.ended);
+        }
+        assert_eq!((bench.ended[0].id, &bench.ended[0].result), (id, &Ok(())));
+        bench.ended.clear();
+        bench.disk.wait(&mut bench.ended);
+        assert!(bench.ended.is_empty(), "nothing is under way");
+        bench.submit(DiskAction::Write { epoch: SegmentEpoch(0), offset: 0, buffer: AlignedBuffer::zeroed(512) });
+        assert!(!bench.disk.arm(), "a refusal is to be collected");
+        bench.disk.reap(&mut bench.ended);
+        assert!(bench.disk.arm());
+        let id = bench.submit(write(2 * WAL_BLOCK_BYTES, WAL_BLOCK_BYTES));
+        assert_eq!(bench.wait_for(id).await.result, Ok(()), "armed, the alarm tells");
     });
 }

@@ -18,6 +18,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Instant;
 
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{opcode, types};
@@ -48,6 +49,8 @@ pub(super) struct Append {
     pub(super) epoch: SegmentEpoch,
     pub(super) offset: u64,
     pub(super) buffer: AlignedBuffer,
+    /// When it was handed to the kernel.
+    pub(super) since: Instant,
     pub(super) written: Option<i32>,
     pub(super) synced: Option<i32>,
 }

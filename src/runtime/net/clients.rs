@@ -18,8 +18,8 @@ use crate::engine::gateway::{ConnectionId, Gateway, ReplyFrame};
 use crate::error::ErrorCode;
 use crate::ids::Micros;
 use crate::limits::{
-    LINGER_MICROS_MAX, LINGERING_CONNECTIONS_MAX, OVERDUE_GRACE_MICROS, REQUEST_BYTES_MAX, STORE_REPLY_BYTES_MAX,
-    TURN_BYTES_MAX, TURN_INPUTS_MAX, TURN_OVERDUE_MAX,
+    LINGER_MICROS_MAX, LINGERING_CONNECTIONS_MAX, OVERDUE_GRACE_MICROS, REQUEST_BYTES_MAX, SOLE_CLIENT_WAIT_MICROS_MAX,
+    STORE_REPLY_BYTES_MAX, TURN_BYTES_MAX, TURN_INPUTS_MAX, TURN_OVERDUE_MAX,
 };
 use crate::runtime::config::ClientLimits;
 use crate::runtime::executors::cede;
@@ -28,7 +28,7 @@ use crate::wire::client::Encoder;
 use crate::wire::frame::{Decoder, FrameError};
 
 /// What a turn may still take in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
     inputs: usize,
     bytes: usize,
@@ -170,6 +170,15 @@ impl Clients {
         while let Some(oldest) = self.half_frames.oldest_in_excess() {
             let text = "the store holds too many bytes of unfinished frames, and yours is the oldest; try again later";
             self.close(oldest, ErrorCode::Overloaded, text, gateway);
+        }
+    }
+
+    /// Waits for the next request on a connection, up to [`SOLE_CLIENT_WAIT_MICROS_MAX`], and rings if there is one. Sees nothing else.
+    pub fn await_request(&mut self, id: ConnectionId) {
+        let Some(connection) = connection_mut(&mut self.slots, id) else { return };
+        let may_receive = self.receiving && connection.state == State::Open && !connection.throttled;
+        if may_receive && connection.await_bytes(SOLE_CLIENT_WAIT_MICROS_MAX) {
+            self.inbox.ring(Source::Connection(id));
         }
     }
 

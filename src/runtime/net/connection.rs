@@ -1,11 +1,15 @@
 //! One connection: what it still has to send, and whether it may be read.
 
 use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, recv};
 
 use super::half_frames::Unfinished;
 use crate::ids::Micros;
@@ -62,6 +66,8 @@ pub(super) struct Connection {
     frame_since: Option<Micros>,
     /// Since when replies wait without the client taking any.
     reply_since: Option<Micros>,
+    /// Whether there is something to receive that the executor does not know of yet.
+    has_bytes: bool,
     stream: TcpStream,
     bell: Bell,
     /// Replies; those before `sent` are with the kernel.
@@ -84,6 +90,7 @@ impl Connection {
             active_at: now,
             frame_since: None,
             reply_since: None,
+            has_bytes: false,
             stream,
             bell,
             replies: Vec::new(),
@@ -157,14 +164,29 @@ impl Connection {
         &mut self.replies
     }
 
+    /// Blocks until there is something to receive, for so long at most. Whether there is.
+    pub(super) fn await_bytes(&mut self, micros: u64) -> bool {
+        let timeout = Timespec { tv_sec: 0, tv_nsec: micros as i64 * 1_000 };
+        let mut polled = [PollFd::from_borrowed_fd(socket(&self.stream), PollFlags::IN)];
+        self.has_bytes = matches!(poll(&mut polled, Some(&timeout)), Ok(1..));
+        self.has_bytes
+    }
+
     /// Receives once. False if there is nothing now; then the bell rings when there is.
     pub(super) fn receive(&mut self, decoder: &mut Decoder) -> bool {
-        let context = &mut Context::from_waker(self.bell.waker());
-        match Pin::new(&mut self.stream).poll_read(context, decoder.space(CONNECTION_RECEIVE_BYTES)) {
+        let space = decoder.space(CONNECTION_RECEIVE_BYTES);
+        let received = if mem::take(&mut self.has_bytes) {
+            Poll::Ready(
+                recv(socket(&self.stream), space, RecvFlags::DONTWAIT).map(|(count, _)| count).map_err(io::Error::from),
+            )
+        } else {
+            Pin::new(&mut self.stream).poll_read(&mut Context::from_waker(self.bell.waker()), space)
+        };
+        match received {
             Poll::Pending => return false,
             Poll::Ready(Ok(0)) => self.state = State::Finishing,
             Poll::Ready(Ok(count)) => decoder.filled(count),
-            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Poll::Ready(Err(error)) if is_momentary(&error) => {}
             Poll::Ready(Err(_)) => self.state = State::Broken,
         }
         true
@@ -207,4 +229,14 @@ impl Connection {
     pub(super) fn into_stream(self) -> TcpStream {
         self.stream
     }
+}
+
+/// Whether to try again is all there is to do about an error. (Without bytes the next try asks the executor.)
+fn is_momentary(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+}
+
+fn socket(stream: &TcpStream) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is the stream's own, which keeps it open for as long as it lives; and it is borrowed here.
+    unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
 }

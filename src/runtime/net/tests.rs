@@ -42,6 +42,16 @@ fn serve(
     parts: impl FnMut(&mut Vec<PartRequest>) -> Vec<PartRequest> + Send + 'static,
     client: impl FnOnce(SocketAddr),
 ) {
+    serve_as(limits, false, parts, client);
+}
+
+/// As [`serve`]. With `sole`, whoever was looked at last is taken for the only client.
+fn serve_as(
+    limits: ClientLimits,
+    sole: bool,
+    parts: impl FnMut(&mut Vec<PartRequest>) -> Vec<PartRequest> + Send + 'static,
+    client: impl FnOnce(SocketAddr),
+) {
     let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1, 0).expect("a free port").remove(0);
     let address = listener.local_addr().expect("bound");
     let lifecycle = Arc::new(Lifecycle::starting());
@@ -49,7 +59,7 @@ fn serve(
         let lifecycle = lifecycle.clone();
         move || {
             let executor = LocalExecutorBuilder::new(Placement::Unbound).make().expect("an executor");
-            executor.run(drive(limits, listener, lifecycle, parts));
+            executor.run(drive(limits, sole, listener, lifecycle, parts));
         }
     });
     client(address);
@@ -59,6 +69,7 @@ fn serve(
 
 async fn drive(
     limits: ClientLimits,
+    sole: bool,
     listener: std::net::TcpListener,
     lifecycle: Arc<Lifecycle>,
     mut parts: impl FnMut(&mut Vec<PartRequest>) -> Vec<PartRequest>,
@@ -87,12 +98,16 @@ async fn drive(
         inbox.wait(&mut alarm).await;
         let now = clock.now();
         let mut allowance = Allowance::of_a_turn();
+        let mut looked_at = None;
         while allowance.is_left()
             && let Some(source) = inbox.next()
         {
             match source {
                 Source::Accepted(stream) => clients.admit(now, stream),
-                Source::Connection(id) => clients.visit(now, id, &mut gateway, &mut allowance),
+                Source::Connection(id) => {
+                    clients.visit(now, id, &mut gateway, &mut allowance);
+                    looked_at = Some(id);
+                }
                 _ => return,
             }
         }
@@ -107,6 +122,9 @@ async fn drive(
         let output = gateway.take_output();
         clients.queue(&output.bytes, &output.frames);
         clients.flush(now, &mut gateway);
+        if let Some(id) = looked_at.filter(|_| sole) {
+            clients.await_request(id);
+        }
         alarm.set(now, clients.deadline().unwrap_or(Micros(u64::MAX)));
     }
 }
@@ -202,6 +220,34 @@ fn a_client_may_close_its_side_and_still_gets_its_answers() {
         }
         client.stream.shutdown(Shutdown::Write).expect("closes its side");
         (0..100).for_each(|id| client.counts(id));
+        assert_eq!(client.reply(), None);
+    });
+}
+
+// Its requests reach the server past the executor, which learns of the same bytes on its own: none is taken twice or lost.
+#[test]
+fn a_sole_client_is_served_like_any_other() {
+    serve_as(PATIENT, true, at_once, |address| {
+        let mut client = Client::connect(address);
+        for id in 0..200 {
+            client.send(&get(id));
+            client.counts(id);
+        }
+        let request = get(200);
+        for byte in &request {
+            client.send(&[*byte]);
+        }
+        client.counts(200);
+        let mut second = Client::connect(address);
+        for id in 201..230 {
+            client.send(&get(id));
+            second.send(&get(id));
+            second.counts(id);
+            client.counts(id);
+        }
+        client.send(&get(230));
+        client.stream.shutdown(Shutdown::Write).expect("closes its side");
+        client.counts(230);
         assert_eq!(client.reply(), None);
     });
 }

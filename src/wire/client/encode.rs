@@ -1,8 +1,8 @@
 //! Writing requests and replies as whole frames.
 
 use super::{
-    AttachReply, Credentials, GetReply, Hello, IncrementReply, Opened, Part, ResolveReply, Stamp, Status, TopKReply,
-    Welcome, fb,
+    AttachReply, Credentials, GetReply, Hello, IncrementReply, Opened, Part, ResolveReply, ScanReply, ScanRequest,
+    Stamp, Status, TopKReply, Welcome, fb,
 };
 use crate::engine::part::PackedKeys;
 use crate::engine::status::{ShardStatus, StoreStatus};
@@ -133,6 +133,13 @@ impl Encoder {
         };
         let root = fb::ResolveRequest::create(&mut self.builder, &args);
         self.finish(out, Kind::Resolve, request_id, root);
+    }
+
+    /// Asks for a piece of a scan.
+    pub fn scan(&mut self, out: &mut Vec<u8>, request_id: u64, request: &ScanRequest) {
+        let args = fb::ScanRequestArgs { shard: request.shard.0, scan: request.scan, piece: request.piece };
+        let root = fb::ScanRequest::create(&mut self.builder, &args);
+        self.finish(out, Kind::Scan, request_id, root);
     }
 
     /// Answers `Hello`.
@@ -303,6 +310,21 @@ impl Encoder {
         let parts = self.builder.create_vector_from_iter(reply.parts.iter().map(part));
         let root = fb::ResolveReply::create(&mut self.builder, &fb::ResolveReplyArgs { parts: Some(parts) });
         self.finish(out, Kind::ResolveReply, request_id, root);
+    }
+
+    /// Answers with a piece of a scan.
+    pub fn scan_reply(&mut self, out: &mut Vec<u8>, request_id: u64, reply: &ScanReply) {
+        let args = fb::ScanReplyArgs {
+            shard: reply.shard.0,
+            applied_index: reply.applied_index.0,
+            keys_total: reply.keys_total,
+            last: reply.last,
+            keys: Some(self.builder.create_vector(&reply.keys.bytes)),
+            key_ends: Some(self.builder.create_vector(&reply.keys.ends)),
+            counts: Some(self.builder.create_vector(&reply.counts)),
+        };
+        let root = fb::ScanReply::create(&mut self.builder, &args);
+        self.finish(out, Kind::ScanReply, request_id, root);
     }
 
     fn parts(&mut self, parts: &[Part]) -> Column<fb::Part> {

@@ -7,7 +7,8 @@ use crate::engine::status::{ShardStatus, StoreStatus};
 use crate::error::ErrorCode;
 use crate::ids::{ClusterId, Index, KeyHash, NodeId, Sequence, SessionId, ShardId, StoreId, Term};
 use crate::limits::{
-    BATCH_KEYS_MAX, ERROR_TEXT_BYTES_MAX, FLATBUFFER_TABLES_MAX, REPLY_BYTES_MAX, SHARDS_MAX, STORES_MAX, TOP_KEYS_MAX,
+    BATCH_KEYS_MAX, ERROR_TEXT_BYTES_MAX, FLATBUFFER_TABLES_MAX, REPLY_BYTES_MAX, SCAN_PIECE_KEYS_MAX, SHARDS_MAX,
+    STORES_MAX, TOP_KEYS_MAX,
 };
 use crate::wire::frame::Kind;
 use flatbuffers::Vector;
@@ -33,6 +34,8 @@ pub enum Reply {
     CloseSession,
     /// Answers `Resolve`.
     Resolve(ResolveReply),
+    /// Answers `Scan`.
+    Scan(ScanReply),
     /// The request was refused as a whole.
     Error {
         /// Why. A code this version does not know becomes `Unknown`: it may mean that something was applied.
@@ -194,6 +197,23 @@ pub struct Welcome {
     pub shards: Vec<ShardRange>,
 }
 
+/// A piece of a scan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScanReply {
+    /// The shard.
+    pub shard: ShardId,
+    /// The index at which the scan began.
+    pub applied_index: Index,
+    /// Keys of the shard at that index.
+    pub keys_total: u64,
+    /// Whether this is the last piece.
+    pub last: bool,
+    /// Keys, in no order that means anything.
+    pub keys: PackedKeys,
+    /// Their counts.
+    pub counts: Vec<i64>,
+}
+
 /// What a node is doing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
@@ -237,6 +257,7 @@ pub fn decode_reply(kind: u8, payload: &[u8]) -> Result<Reply, RequestError> {
         }
         Some(Kind::CloseSessionReply) => root::<fb::CloseSessionReply<'_>>(payload, 1).map(|_| Reply::CloseSession),
         Some(Kind::ResolveReply) => decode_resolved(root(payload, 1)?),
+        Some(Kind::ScanReply) => decode_scan(root(payload, 1)?).map(Reply::Scan),
         Some(Kind::Error) => decode_error(root(payload, 1)?),
         _ => Err(RequestError {
             code: ErrorCode::Unsupported,
@@ -276,12 +297,29 @@ fn decode_get(table: fb::GetReply<'_>) -> Result<GetReply, RequestError> {
 
 fn decode_top_k(table: fb::TopKReply<'_>) -> Result<TopKReply, RequestError> {
     let (parts, count) = parts(table.parts(), TOP_KEYS_MAX)?;
-    let keys = Keys::new(table.keys().bytes(), elements(table.key_ends()), TOP_KEYS_MAX)?;
+    let keys = owned_keys(table.keys(), table.key_ends(), TOP_KEYS_MAX)?;
     expect_length("keys", keys.len(), count)?;
     expect_length("counts", table.counts().len(), count)?;
-    let ends = keys.ends.iter().map(|&end| u32::from_le_bytes(end)).collect();
-    let keys = PackedKeys { bytes: keys.bytes.to_vec(), ends };
     Ok(TopKReply { parts, keys, counts: integers(table.counts()) })
+}
+
+fn owned_keys(bytes: Vector<'_, u8>, ends: Vector<'_, u32>, count_max: usize) -> Result<PackedKeys, RequestError> {
+    let keys = Keys::new(bytes.bytes(), elements(ends), count_max)?;
+    let ends = keys.ends.iter().map(|&end| u32::from_le_bytes(end)).collect();
+    Ok(PackedKeys { bytes: keys.bytes.to_vec(), ends })
+}
+
+fn decode_scan(table: fb::ScanReply<'_>) -> Result<ScanReply, RequestError> {
+    let keys = owned_keys(table.keys(), table.key_ends(), SCAN_PIECE_KEYS_MAX)?;
+    expect_length("counts", table.counts().len(), keys.len())?;
+    Ok(ScanReply {
+        shard: ShardId(table.shard()),
+        applied_index: Index(table.applied_index()),
+        keys_total: table.keys_total(),
+        last: table.last(),
+        keys,
+        counts: integers(table.counts()),
+    })
 }
 
 fn decode_welcome(table: fb::Welcome<'_>) -> Result<Welcome, RequestError> {

@@ -4,7 +4,9 @@ use super::*;
 use crate::engine::part::PackedKeys;
 use crate::engine::status::{ShardStatus, StoreStatus};
 use crate::ids::{Index, KeyHash, NodeId, ShardId, StoreId, Term};
-use crate::limits::{ERROR_TEXT_BYTES_MAX, FRAME_HEADER_BYTES, REPLY_BYTES_MAX, SHARDS_MAX, STORES_MAX};
+use crate::limits::{
+    ERROR_TEXT_BYTES_MAX, FRAME_HEADER_BYTES, REPLY_BYTES_MAX, SCAN_PIECE_KEYS_MAX, SHARDS_MAX, STORES_MAX,
+};
 use crate::wire::frame::{Decoder, Frame};
 use proptest::prelude::*;
 
@@ -63,7 +65,10 @@ fn requests_without_columns_round_trip() {
     assert_eq!(code_of(&top(10_001)), ErrorCode::TooLarge);
     let (kind, payload) = frame_of(|encoder, out| encoder.status(out, 77));
     assert!(matches!(decode_request(kind, &payload), Ok(Request::Status)));
-    for kind in [0, 10, 128, Kind::Welcome as u8, Kind::Error as u8] {
+    let scan = ScanRequest { shard: ShardId(3), scan: u64::MAX, piece: 9 };
+    let (kind, scanned) = frame_of(|encoder, out| encoder.scan(out, 77, &scan));
+    assert!(matches!(decode_request(kind, &scanned), Ok(Request::Scan(decoded)) if decoded == scan));
+    for kind in [0, 11, 128, Kind::Welcome as u8, Kind::Error as u8] {
         assert_eq!(code_of(&(kind, payload.clone())), ErrorCode::Unsupported);
     }
 }
@@ -444,4 +449,26 @@ fn an_encoder_reuses_its_memory_without_traces_of_the_last_message() {
     encoder.increment(&mut frames, 1, &keys, &[1], false, None);
     assert_eq!(frames[..length], frames[middle..]);
     assert!(length > FRAME_HEADER_BYTES);
+}
+
+#[test]
+fn pieces_of_a_scan_round_trip_and_have_bounds() {
+    let reply = |keys: PackedKeys, counts: Vec<i64>| ScanReply {
+        shard: ShardId(3),
+        applied_index: Index(7),
+        keys_total: 5,
+        last: counts.is_empty(),
+        keys,
+        counts,
+    };
+    let decoded = |reply: &ScanReply| {
+        let (kind, payload) = frame_of(|encoder, out| encoder.scan_reply(out, 77, reply));
+        decode_reply(kind, &payload)
+    };
+    for whole in [reply(packed(&[b"a".to_vec(), b"bc".to_vec()]), vec![i64::MIN, 0]), reply(packed(&[]), vec![])] {
+        assert_eq!(decoded(&whole), Ok(Reply::Scan(whole)));
+    }
+    assert!(decoded(&reply(packed(&[b"a".to_vec()]), vec![])).is_err(), "a key without a count");
+    let many = vec![b"k".to_vec(); SCAN_PIECE_KEYS_MAX + 1];
+    assert!(decoded(&reply(packed(&many), vec![1; many.len()])).is_err());
 }

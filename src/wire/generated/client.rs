@@ -13,10 +13,10 @@ pub mod wire {
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_ERROR_CODE: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_ERROR_CODE: u8 = 17;
+pub const ENUM_MAX_ERROR_CODE: u8 = 18;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_ERROR_CODE: [ErrorCode; 18] = [
+pub const ENUM_VALUES_ERROR_CODE: [ErrorCode; 19] = [
   ErrorCode::Ok,
   ErrorCode::Malformed,
   ErrorCode::TooLarge,
@@ -35,6 +35,7 @@ pub const ENUM_VALUES_ERROR_CODE: [ErrorCode; 18] = [
   ErrorCode::Fenced,
   ErrorCode::SessionTaken,
   ErrorCode::BadSession,
+  ErrorCode::ScanLost,
 ];
 
 /// Why a request, or one increment of it, was refused. Numbers are never reused.
@@ -79,9 +80,11 @@ impl ErrorCode {
   pub const SessionTaken: Self = Self(16);
   /// The session does not exist, or the token is not its own. Nothing was applied.
   pub const BadSession: Self = Self(17);
+  /// The scan cannot be gone on with: left waiting too long, overtaken by changes, or its server was started again.
+  pub const ScanLost: Self = Self(18);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 17;
+  pub const ENUM_MAX: u8 = 18;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Ok,
     Self::Malformed,
@@ -101,6 +104,7 @@ impl ErrorCode {
     Self::Fenced,
     Self::SessionTaken,
     Self::BadSession,
+    Self::ScanLost,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -123,6 +127,7 @@ impl ErrorCode {
       Self::Fenced => Some("Fenced"),
       Self::SessionTaken => Some("SessionTaken"),
       Self::BadSession => Some("BadSession"),
+      Self::ScanLost => Some("ScanLost"),
       _ => None,
     }
   }
@@ -3775,6 +3780,345 @@ impl ::core::fmt::Debug for ResolveReply<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("ResolveReply");
       ds.field("parts", &self.parts());
+      ds.finish()
+  }
+}
+pub enum ScanRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Reads all counters of a shard as they were at one applied index, piece by piece. Kind 10.
+pub struct ScanRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ScanRequest<'a> {
+  type Inner = ScanRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ScanRequest<'a> {
+  pub const VT_SHARD: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SCAN: ::flatbuffers::VOffsetT = 6;
+  pub const VT_PIECE: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ScanRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ScanRequestArgs
+  ) -> ::flatbuffers::WIPOffset<ScanRequest<'bldr>> {
+    let mut builder = ScanRequestBuilder::new(_fbb);
+    builder.add_piece(args.piece);
+    builder.add_scan(args.scan);
+    builder.add_shard(args.shard);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn shard(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ScanRequest::VT_SHARD, Some(0)).unwrap()}
+  }
+  /// Chosen by the client, at random. A shard has one scan at a time; another waits until it is over, or left alone.
+  #[inline]
+  pub fn scan(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ScanRequest::VT_SCAN, Some(0)).unwrap()}
+  }
+  /// From 0 on; piece 0 begins the scan. The last piece that was answered may be asked for again, any later one in its turn.
+  #[inline]
+  pub fn piece(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ScanRequest::VT_PIECE, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ScanRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("shard", Self::VT_SHARD, false)?
+     .visit_field::<u64>("scan", Self::VT_SCAN, false)?
+     .visit_field::<u64>("piece", Self::VT_PIECE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ScanRequestArgs {
+    pub shard: u32,
+    pub scan: u64,
+    pub piece: u64,
+}
+impl<'a> Default for ScanRequestArgs {
+  #[inline]
+  fn default() -> Self {
+    ScanRequestArgs {
+      shard: 0,
+      scan: 0,
+      piece: 0,
+    }
+  }
+}
+
+pub struct ScanRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ScanRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_shard(&mut self, shard: u32) {
+    self.fbb_.push_slot::<u32>(ScanRequest::VT_SHARD, shard, 0);
+  }
+  #[inline]
+  pub fn add_scan(&mut self, scan: u64) {
+    self.fbb_.push_slot::<u64>(ScanRequest::VT_SCAN, scan, 0);
+  }
+  #[inline]
+  pub fn add_piece(&mut self, piece: u64) {
+    self.fbb_.push_slot::<u64>(ScanRequest::VT_PIECE, piece, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ScanRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ScanRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ScanRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ScanRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ScanRequest");
+      ds.field("shard", &self.shard());
+      ds.field("scan", &self.scan());
+      ds.field("piece", &self.piece());
+      ds.finish()
+  }
+}
+pub enum ScanReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Kind 138.
+pub struct ScanReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ScanReply<'a> {
+  type Inner = ScanReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ScanReply<'a> {
+  pub const VT_SHARD: ::flatbuffers::VOffsetT = 4;
+  pub const VT_APPLIED_INDEX: ::flatbuffers::VOffsetT = 6;
+  pub const VT_KEYS_TOTAL: ::flatbuffers::VOffsetT = 8;
+  pub const VT_LAST: ::flatbuffers::VOffsetT = 10;
+  pub const VT_KEYS: ::flatbuffers::VOffsetT = 12;
+  pub const VT_KEY_ENDS: ::flatbuffers::VOffsetT = 14;
+  pub const VT_COUNTS: ::flatbuffers::VOffsetT = 16;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ScanReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ScanReplyArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ScanReply<'bldr>> {
+    let mut builder = ScanReplyBuilder::new(_fbb);
+    builder.add_keys_total(args.keys_total);
+    builder.add_applied_index(args.applied_index);
+    if let Some(x) = args.counts { builder.add_counts(x); }
+    if let Some(x) = args.key_ends { builder.add_key_ends(x); }
+    if let Some(x) = args.keys { builder.add_keys(x); }
+    builder.add_shard(args.shard);
+    builder.add_last(args.last);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn shard(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ScanReply::VT_SHARD, Some(0)).unwrap()}
+  }
+  /// The index at which the scan began: that of all its pieces.
+  #[inline]
+  pub fn applied_index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ScanReply::VT_APPLIED_INDEX, Some(0)).unwrap()}
+  }
+  /// Keys of the shard at that index.
+  #[inline]
+  pub fn keys_total(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ScanReply::VT_KEYS_TOTAL, Some(0)).unwrap()}
+  }
+  /// Whether this is the last piece.
+  #[inline]
+  pub fn last(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ScanReply::VT_LAST, Some(false)).unwrap()}
+  }
+  /// In no order that means anything. Each key of the shard is in exactly one piece.
+  #[inline]
+  pub fn keys(&self) -> ::flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(ScanReply::VT_KEYS, None).unwrap()}
+  }
+  #[inline]
+  pub fn key_ends(&self) -> ::flatbuffers::Vector<'a, u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(ScanReply::VT_KEY_ENDS, None).unwrap()}
+  }
+  #[inline]
+  pub fn counts(&self) -> ::flatbuffers::Vector<'a, i64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, i64>>>(ScanReply::VT_COUNTS, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ScanReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("shard", Self::VT_SHARD, false)?
+     .visit_field::<u64>("applied_index", Self::VT_APPLIED_INDEX, false)?
+     .visit_field::<u64>("keys_total", Self::VT_KEYS_TOTAL, false)?
+     .visit_field::<bool>("last", Self::VT_LAST, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("keys", Self::VT_KEYS, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("key_ends", Self::VT_KEY_ENDS, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, i64>>>("counts", Self::VT_COUNTS, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ScanReplyArgs<'a> {
+    pub shard: u32,
+    pub applied_index: u64,
+    pub keys_total: u64,
+    pub last: bool,
+    pub keys: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub key_ends: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+    pub counts: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, i64>>>,
+}
+impl<'a> Default for ScanReplyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ScanReplyArgs {
+      shard: 0,
+      applied_index: 0,
+      keys_total: 0,
+      last: false,
+      keys: None, // required field
+      key_ends: None, // required field
+      counts: None, // required field
+    }
+  }
+}
+
+pub struct ScanReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ScanReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_shard(&mut self, shard: u32) {
+    self.fbb_.push_slot::<u32>(ScanReply::VT_SHARD, shard, 0);
+  }
+  #[inline]
+  pub fn add_applied_index(&mut self, applied_index: u64) {
+    self.fbb_.push_slot::<u64>(ScanReply::VT_APPLIED_INDEX, applied_index, 0);
+  }
+  #[inline]
+  pub fn add_keys_total(&mut self, keys_total: u64) {
+    self.fbb_.push_slot::<u64>(ScanReply::VT_KEYS_TOTAL, keys_total, 0);
+  }
+  #[inline]
+  pub fn add_last(&mut self, last: bool) {
+    self.fbb_.push_slot::<bool>(ScanReply::VT_LAST, last, false);
+  }
+  #[inline]
+  pub fn add_keys(&mut self, keys: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ScanReply::VT_KEYS, keys);
+  }
+  #[inline]
+  pub fn add_key_ends(&mut self, key_ends: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ScanReply::VT_KEY_ENDS, key_ends);
+  }
+  #[inline]
+  pub fn add_counts(&mut self, counts: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , i64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ScanReply::VT_COUNTS, counts);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ScanReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ScanReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ScanReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ScanReply::VT_KEYS,"keys");
+    self.fbb_.required(o, ScanReply::VT_KEY_ENDS,"key_ends");
+    self.fbb_.required(o, ScanReply::VT_COUNTS,"counts");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ScanReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ScanReply");
+      ds.field("shard", &self.shard());
+      ds.field("applied_index", &self.applied_index());
+      ds.field("keys_total", &self.keys_total());
+      ds.field("last", &self.last());
+      ds.field("keys", &self.keys());
+      ds.field("key_ends", &self.key_ends());
+      ds.field("counts", &self.counts());
       ds.finish()
   }
 }

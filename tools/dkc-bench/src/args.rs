@@ -84,6 +84,10 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) no_spread: bool,
 
+    /// Each connection only asks for keys that its store owns, as a client does that has a connection to every store
+    #[arg(long, conflicts_with = "no_spread")]
+    pub(crate) route: bool,
+
     /// Requests in flight on each connection, at most [default: 8; with --rate: as many as servers take]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=CONNECTION_REQUESTS_MAX as i64))]
     pub(crate) depth: Option<u32>,

@@ -22,6 +22,7 @@ mod hgrm;
 mod lane;
 mod link;
 mod mix;
+mod owners;
 mod plan;
 mod protocol;
 mod report;
@@ -57,7 +58,7 @@ pub fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Run(args) => {
             let json = args.json;
-            execute(&Plan::new(*args).unwrap_or_else(|text| usage(text)), json)
+            execute(Plan::new(*args).unwrap_or_else(|text| usage(text)), json)
         }
         Command::Compare(args) => compare::execute(&args),
     };
@@ -78,8 +79,9 @@ fn usage(text: String) -> ! {
 }
 
 /// Runs and reports; returns whether all went well.
-fn execute(plan: &Plan, json: bool) -> anyhow::Result<bool> {
-    let mut outcome = run::run(plan)?;
+fn execute(mut plan: Plan, json: bool) -> anyhow::Result<bool> {
+    let mut outcome = run::run(&mut plan)?;
+    let plan = &plan;
     let measured = &outcome.measured;
     // Whatever cannot be found out or written afterwards is a failure of the run, but its figures stand.
     let mut failures: Vec<String> = measured.failures().map(str::to_owned).collect();

@@ -3,11 +3,13 @@
 use crate::args::RunArgs;
 use crate::distribution::Distribution;
 use crate::mix::{Mix, Operation};
+use crate::owners::Owners;
 use crate::schedule::Arrivals;
 use crate::stream::{KEY_NAME_BYTES, stream_seed};
 use dkc::client::batch::Batch;
 use dkc::limits::CONNECTION_REQUESTS_MAX;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// When a run is over.
@@ -45,6 +47,10 @@ pub(crate) struct Plan {
     pub(crate) threads: usize,
     /// Connect to every store in turn.
     pub(crate) spread: bool,
+    /// Each connection only asks for keys that its store owns.
+    pub(crate) route: bool,
+    /// Which those are, once a server has said it.
+    pub(crate) owners: Option<Arc<Owners>>,
     /// Requests in flight on each connection, at most.
     pub(crate) depth: usize,
     /// Keys of each increment or get request.
@@ -91,6 +97,8 @@ impl Plan {
             connections: args.connections as usize,
             threads: args.threads.min(args.connections) as usize,
             spread: !args.no_spread,
+            route: args.route,
+            owners: None,
             depth: depth.unwrap_or(if pace == Pace::Closed { 8 } else { CONNECTION_REQUESTS_MAX }),
             batch: args.batch as usize,
             keys: args.keys,
@@ -115,6 +123,9 @@ impl Plan {
     fn check(&self) -> Result<(), String> {
         if !self.mix.has(Operation::Increment) && (self.validate || self.want_values) {
             return Err("--validate and --values are for runs with increments".to_owned());
+        }
+        if self.route && matches!(self.distribution, Distribution::Sequential | Distribution::Latest) {
+            return Err("--route is for distributions that choose among keys that are there".to_owned());
         }
         if self.until == Until::Elapsed(Duration::ZERO) {
             return Err("--seconds 0 measures nothing".to_owned());

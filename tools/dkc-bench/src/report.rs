@@ -192,6 +192,7 @@ fn plan_json(plan: &Plan, addresses: &[String]) -> Value {
         "prefix": plan.prefix,
         "distribution": plan.distribution.to_string(),
         "mix": plan.mix.to_string(),
+        "route": plan.route,
         "values": plan.want_values,
         "sessions": plan.sessions,
         "top_keys": plan.top_keys,
@@ -215,6 +216,7 @@ fn describe(plan: &Plan) -> String {
         text += &format!(", batch {batch}, {keys} keys of {} bytes, {}", plan.key_bytes, plan.distribution);
     }
     if plan.mix.has(Operation::Increment) {
+        text += if plan.route { ", each asked of its owner" } else { "" };
         text += if plan.want_values { ", new counts asked for" } else { ", acknowledged only" };
         text += if plan.sessions { ", exactly once" } else { ", without sessions" };
     }

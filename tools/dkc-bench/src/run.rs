@@ -4,10 +4,12 @@ use crate::distribution::Share;
 use crate::generator::{Driven, Generator, Lateness};
 use crate::lane::{Lane, Record};
 use crate::link::{Control, Link};
+use crate::owners::Owners;
 use crate::plan::Plan;
 use crate::protocol::Protocol;
 use crate::tally::Tallies;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::sync::Arc;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
@@ -50,12 +52,15 @@ pub(crate) struct Outcome {
     pub(crate) control: Control,
 }
 
-/// Runs a plan.
+/// Runs a plan, after completing it by what the server says.
 ///
 /// # Errors
 /// A connection could not be made; nothing was sent then. Connections that fail later are in the outcome.
-pub(crate) fn run(plan: &Plan) -> anyhow::Result<Outcome> {
+pub(crate) fn run(plan: &mut Plan) -> anyhow::Result<Outcome> {
     let control = Control::connect(&plan.endpoints, plan.dial_timeout, plan.timeout)?;
+    if plan.route {
+        plan.owners = Some(Arc::new(Owners::of(&control.welcome)?));
+    }
     let addresses = addresses(plan, &control);
     let measured = measure::<Link>(plan, &addresses)?;
     Ok(Outcome { addresses, measured, control })

@@ -5,9 +5,14 @@
 
 use crate::distribution::{Sampler, Share};
 use crate::mix::{Mix, Operation};
+use crate::owners::Owners;
 use crate::plan::Plan;
 use dkc::engine::part::PackedKeys;
 use dkc::engine::prng::{Prng, mix};
+use std::sync::Arc;
+
+/// After so many keys of other stores a connection takes it that there is none of its own.
+const OWNED_DRAWS_MAX: usize = 1 << 20;
 
 /// The operations that one connection asks for, and the numbers of their keys.
 #[derive(Clone, Debug)]
@@ -16,6 +21,30 @@ pub(crate) struct Stream {
     mix: Mix,
     sampler: Sampler,
     batch: usize,
+    owned: Option<Owned>,
+}
+
+/// What a connection asks for if it only asks for what its store owns.
+#[derive(Clone, Debug)]
+struct Owned {
+    owners: Arc<Owners>,
+    place: usize,
+    column: KeyColumn,
+}
+
+impl Owned {
+    fn new(plan: &Plan, connection: usize) -> Option<Owned> {
+        let owners = plan.owners.clone()?;
+        // Connections go to the stores in turn.
+        let place = connection % owners.stores();
+        Some(Owned { owners, place, column: KeyColumn::new(plan) })
+    }
+
+    fn has(&mut self, number: u64) -> bool {
+        self.column.clear();
+        self.column.push(number);
+        self.owners.of_key(&self.column.keys().bytes) == self.place
+    }
 }
 
 impl Stream {
@@ -27,7 +56,14 @@ impl Stream {
             mix: plan.mix.clone(),
             sampler: Sampler::new(plan.distribution, plan.keys, share),
             batch: plan.batch,
+            owned: Owned::new(plan, connection),
         }
+    }
+
+    fn draw(&mut self, grows: bool) -> Option<u64> {
+        let Some(owned) = &mut self.owned else { return self.sampler.draw(&mut self.prng, grows) };
+        // With very few keys it may be that none of them is owned.
+        (0..OWNED_DRAWS_MAX).find_map(|_| self.sampler.draw(&mut self.prng, grows).filter(|&number| owned.has(number)))
     }
 
     /// The next request: its operation, and one call for the number of each of its keys. `None` if there are no more.
@@ -39,7 +75,7 @@ impl Stream {
         }
         let grows = operation == Operation::Increment;
         for place in 0..self.batch {
-            match self.sampler.draw(&mut self.prng, grows) {
+            match self.draw(grows) {
                 Some(number) => each(number),
                 // The last batch may be a small one.
                 None => return (place > 0).then_some(operation),
@@ -168,6 +204,28 @@ mod tests {
         let distinct: BTreeSet<Vec<u64>> =
             ["0", "1", "2"].iter().flat_map(|seed| (0..3).map(|connection| numbers(seed, connection))).collect();
         assert_eq!(distinct.len(), 9);
+    }
+
+    #[test]
+    fn a_routed_connection_asks_only_for_what_its_store_owns() {
+        let mut plan = Plan::parse(&["--route", "--connections", "4", "--batch", "5"]).expect("valid");
+        plan.owners = Some(Arc::new(crate::owners::tests::halves()));
+        let mut column = KeyColumn::new(&plan);
+        let mut all = BTreeSet::new();
+        for connection in 0..4 {
+            let mut stream = Stream::new(&plan, connection);
+            for _ in 0..50 {
+                column.clear();
+                stream.next(|number| column.push(number)).expect("no end");
+                assert_eq!(column.keys().len(), 5);
+                for key in column.keys().iter() {
+                    assert_eq!(crate::owners::tests::halves().of_key(key), connection % 2);
+                    all.insert(key.to_vec());
+                }
+            }
+        }
+        assert!(all.len() > 900, "drawn from a million");
+        assert!(Plan::parse(&["--route", "--distribution", "sequential"]).is_err());
     }
 
     #[test]

@@ -124,6 +124,16 @@ pub enum Command {
     /// Each line without its newline is a key; empty lines are skipped. Keys over 1,024 bytes are reported by their
     /// line number and skipped. Prints nothing to standard output; totals go to standard error.
     Count(CountArgs),
+    /// Write every key and its count, a line each
+    ///
+    /// Those of each shard are as they were at one moment, which goes to standard error; increments may go on meanwhile. With -o json, each
+    /// line is an object.
+    Export(ExportArgs),
+    /// Add the counts of a file that was exported, or is like one
+    ///
+    /// Each is added exactly once, even if it is interrupted and run again: that goes on where it was. So to import a file that was
+    /// imported before adds nothing, unless another --session is named.
+    Import(ImportArgs),
     /// Print what the server is doing (CSV: one line for each shard: node, store, shard, role, term, last, committed
     /// and applied index, keys, bytes of memory)
     Status,
@@ -140,6 +150,50 @@ pub struct CountArgs {
     /// Files to read; `-`, or none: standard input
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct ExportArgs {
+    /// File to write, under its name only once it is whole; `-`, or none: standard output
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct ImportArgs {
+    /// What each line is [default: csv or json for a file that is named so, else text]
+    #[arg(long, value_enum)]
+    pub format: Option<FileFormat>,
+    /// Add under the session of this name, which outlives this program [default: one that names the file's content]
+    #[arg(long, value_name = "NAME", value_parser = parse_session)]
+    pub session: Option<String>,
+    /// File to read; `-`: standard input, which needs --session
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+impl ImportArgs {
+    /// What each line is: as said, or as the file's name says.
+    #[must_use]
+    pub fn format(&self) -> FileFormat {
+        let named = || match self.file.extension().and_then(|extension| extension.to_str()) {
+            Some("csv") => FileFormat::Csv,
+            Some("json" | "jsonl" | "ndjson") => FileFormat::Json,
+            _ => FileFormat::Text,
+        };
+        self.format.unwrap_or_else(named)
+    }
+}
+
+/// How a file of counts is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FileFormat {
+    /// `key,count`, as -o csv writes it (RFC 4180); in the key, \xNN stands for a byte and \\ for a backslash
+    Csv,
+    /// An object with `key` or `key_base64`, and `count`, as -o json writes it
+    Json,
+    /// `key<TAB>count`, as -o text writes it; the key as in CSV
+    Text,
 }
 
 /// An argument that clap cannot check.

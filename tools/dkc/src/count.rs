@@ -34,26 +34,33 @@ const WINDOW: usize = 16;
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Why no more input is read. What happened is in the [`Outcome`].
-struct Stopped;
+pub(crate) struct Stopped;
 
 /// What takes the keys.
-trait Sink {
-    /// Adds one to a key.
-    fn add(&mut self, key: &[u8]) -> Result<(), Stopped>;
+pub(crate) trait Sink {
+    /// Adds to a key.
+    fn add(&mut self, key: &[u8], delta: i64) -> Result<(), Stopped>;
     /// Sends the rest and waits for all answers.
     fn finish(self, complete: bool) -> Outcome;
 }
 
 /// What became of the keys.
 #[derive(Default)]
-struct Outcome {
-    tally: Tally,
+pub(crate) struct Outcome {
+    pub(crate) tally: Tally,
     /// Keys that the session says were counted by an earlier run.
-    before: u64,
+    pub(crate) before: u64,
     /// The first refusal or failure.
-    error: Option<ClientError>,
+    pub(crate) error: Option<ClientError>,
     /// What to do about it.
-    advice: Option<String>,
+    pub(crate) advice: Option<String>,
+}
+
+impl Outcome {
+    /// Whether there was nothing left to do.
+    pub(crate) fn is_all_before(&self) -> bool {
+        self.before > 0 && self.error.is_none() && self.tally == Tally::default()
+    }
 }
 
 /// Counts the input; returns the exit code.
@@ -63,18 +70,18 @@ pub(crate) fn run(client: &mut Client, args: &CountArgs) -> u8 {
     let files = if args.files.is_empty() { standard_input.as_slice() } else { &args.files };
     let started = Instant::now();
     let strict = args.session.is_some();
-    let mut input = Input { unit, progress: progress(files), bytes: 0, too_long: 0, unreadable: 0, strict };
+    let mut input = Input::new(progress(files), strict);
     let result = match &args.session {
         None => client.call(Op::Connect).map(|_| {
             let trouble = Trouble::default();
-            input.count(files, Plain::new(client, &trouble))
+            input.count(files, unit, Plain::new(client, &trouble))
         }),
         Some(name) => match client.open(name.as_bytes()) {
-            Ok(named) => Ok(input.count(files, Resumed::new(client, name, &named))),
+            Ok(named) => Ok(input.count(files, unit, Resumed::new(client, name, &named))),
             Err(error) => Err(error),
         },
     };
-    input.progress.finish_and_clear();
+    input.finish();
     let (outcome, stopped) = result.unwrap_or_else(|error| {
         let advice = args.session.as_ref().and_then(|name| advice(name, 0, &error));
         (Outcome { error: Some(error), advice, ..Outcome::default() }, true)
@@ -83,7 +90,7 @@ pub(crate) fn run(client: &mut Client, args: &CountArgs) -> u8 {
 }
 
 /// A bar that shows how much of the input was read, if there is someone to see it.
-fn progress(files: &[PathBuf]) -> ProgressBar {
+pub(crate) fn progress(files: &[PathBuf]) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -96,8 +103,7 @@ fn progress(files: &[PathBuf]) -> ProgressBar {
 }
 
 /// What was read.
-struct Input {
-    unit: Unit,
+pub(crate) struct Input {
     progress: ProgressBar,
     bytes: u64,
     /// Keys that were skipped.
@@ -109,29 +115,57 @@ struct Input {
 }
 
 impl Input {
+    /// Nothing was read yet. With `strict` the first file that cannot be read is the last.
+    pub(crate) fn new(progress: ProgressBar, strict: bool) -> Input {
+        Input { progress, bytes: 0, too_long: 0, unreadable: 0, strict }
+    }
+
+    /// So many bytes more were read.
+    pub(crate) fn advance(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        self.progress.inc(bytes as u64);
+    }
+
+    /// Says that something could not be read.
+    pub(crate) fn note(&mut self, text: &str) {
+        self.unreadable += 1;
+        self.progress.suspend(|| warn(text));
+    }
+
+    /// All was read that will be.
+    pub(crate) fn finish(&self) {
+        self.progress.finish_and_clear();
+    }
+
     /// Reads all files into a sink. Also says whether it stopped early.
-    fn count(&mut self, files: &[PathBuf], mut sink: impl Sink) -> (Outcome, bool) {
-        let stopped = files.iter().try_for_each(|file| self.count_file(file, &mut sink)).is_err();
+    fn count(&mut self, files: &[PathBuf], unit: Unit, mut sink: impl Sink) -> (Outcome, bool) {
+        let stopped = files.iter().try_for_each(|file| self.count_file(file, unit, &mut sink)).is_err();
         let outcome = sink.finish(!stopped);
         let stopped = stopped || outcome.error.as_ref().is_some_and(|error| !is_overflow(error));
         (outcome, stopped)
     }
 
-    fn count_file(&mut self, path: &Path, sink: &mut impl Sink) -> Result<(), Stopped> {
+    fn count_file(&mut self, path: &Path, unit: Unit, sink: &mut impl Sink) -> Result<(), Stopped> {
         let source: io::Result<Box<dyn Read>> = if path == Path::new("-") {
             Ok(Box::new(io::stdin().lock()))
         } else {
             File::open(path).map(|file| Box::new(file) as Box<dyn Read>)
         };
         match source {
-            Ok(source) => self.count_stream(path, source, sink),
+            Ok(source) => self.count_stream(path, unit, source, sink),
             Err(error) => self.note_unreadable(path, &error),
         }
     }
 
-    fn count_stream(&mut self, path: &Path, mut source: impl Read, sink: &mut impl Sink) -> Result<(), Stopped> {
+    fn count_stream(
+        &mut self,
+        path: &Path,
+        unit: Unit,
+        mut source: impl Read,
+        sink: &mut impl Sink,
+    ) -> Result<(), Stopped> {
         let mut chunk = vec![0; CHUNK_BYTES];
-        let mut splitter = Splitter::new(self.unit);
+        let mut splitter = Splitter::new(unit);
         loop {
             let count = match source.read(&mut chunk) {
                 Ok(count) => count,
@@ -142,7 +176,7 @@ impl Input {
                 }
             };
             let take = |piece: Piece<'_>| match piece {
-                Piece::Key(key) => sink.add(key),
+                Piece::Key(key) => sink.add(key, 1),
                 Piece::TooLong { line } => {
                     self.too_long += 1;
                     let text =
@@ -155,14 +189,12 @@ impl Input {
                 return splitter.finish(take);
             }
             splitter.feed(&chunk[..count], take)?;
-            self.bytes += count as u64;
-            self.progress.inc(count as u64);
+            self.advance(count);
         }
     }
 
     fn note_unreadable(&mut self, path: &Path, error: &io::Error) -> Result<(), Stopped> {
-        self.unreadable += 1;
-        self.progress.suspend(|| warn(&format!("{}: {error}", path.display())));
+        self.note(&format!("{}: {error}", path.display()));
         if self.strict { Err(Stopped) } else { Ok(()) }
     }
 }
@@ -198,8 +230,8 @@ impl<'a> Plain<'a, ()> {
 
 impl<F: FnMut(Failed<'_>)> Sink for Plain<'_, F> {
     #[inline]
-    fn add(&mut self, key: &[u8]) -> Result<(), Stopped> {
-        if let Err(error) = self.producer.push(key, 1) {
+    fn add(&mut self, key: &[u8], delta: i64) -> Result<(), Stopped> {
+        if let Err(error) = self.producer.push(key, delta) {
             self.trouble.first.borrow_mut().get_or_insert(error);
             return Err(Stopped);
         }
@@ -213,7 +245,7 @@ impl<F: FnMut(Failed<'_>)> Sink for Plain<'_, F> {
 }
 
 /// Counting under a named session.
-struct Resumed<'a> {
+pub(crate) struct Resumed<'a> {
     client: &'a mut Client,
     name: &'a str,
     settled: Sequence,
@@ -224,7 +256,7 @@ struct Resumed<'a> {
 }
 
 impl<'a> Resumed<'a> {
-    fn new(client: &'a mut Client, name: &'a str, named: &Named) -> Resumed<'a> {
+    pub(crate) fn new(client: &'a mut Client, name: &'a str, named: &Named) -> Resumed<'a> {
         let (batch, outcome) = (Batch::new(), Outcome::default());
         Resumed { client, name, settled: named.settled, next: Sequence(1), batch, in_flight: 0, outcome }
     }
@@ -311,13 +343,13 @@ impl<'a> Resumed<'a> {
 
 impl Sink for Resumed<'_> {
     #[inline]
-    fn add(&mut self, key: &[u8]) -> Result<(), Stopped> {
-        match self.batch.push(key, 1) {
+    fn add(&mut self, key: &[u8], delta: i64) -> Result<(), Stopped> {
+        match self.batch.push(key, delta) {
             Ok(()) if self.batch.len() < REQUEST_KEYS => Ok(()),
             Ok(()) => self.send(),
             Err(BatchError::Full) => {
                 self.send()?;
-                self.add(key)
+                self.add(key, delta)
             }
             Err(error) => Err(self.stop(error.into())),
         }
@@ -339,7 +371,7 @@ fn is_overflow(error: &ClientError) -> bool {
 }
 
 /// What to do about an error under a named session.
-fn advice(name: &str, number: u64, error: &ClientError) -> Option<String> {
+pub(crate) fn advice(name: &str, number: u64, error: &ClientError) -> Option<String> {
     Some(match error.code() {
         Some(ErrorCode::OtherContent) => format!(
             "the input is not what it was when session {name} began; give it that input, or count this one under another name"
@@ -356,7 +388,7 @@ fn advice(name: &str, number: u64, error: &ClientError) -> Option<String> {
 }
 
 /// Prints the totals and chooses the exit code: the most serious of what happened.
-fn report(input: &Input, outcome: &Outcome, stopped: bool, elapsed: Duration) -> u8 {
+pub(crate) fn report(input: &Input, outcome: &Outcome, stopped: bool, elapsed: Duration) -> u8 {
     let Outcome { tally, before, error, advice } = outcome;
     let rate = tally.acknowledged as f64 / elapsed.as_secs_f64().max(1e-6);
     warn(&format!(

@@ -34,7 +34,7 @@ pub(crate) fn escape(key: &[u8]) -> String {
 }
 
 /// The key of an escaped form. Bytes that need no escape may be escaped all the same.
-fn unescape(escaped: &[u8]) -> Result<Vec<u8>, UsageError> {
+pub(crate) fn unescape(escaped: &[u8]) -> Result<Vec<u8>, UsageError> {
     let mut key = Vec::with_capacity(escaped.len());
     let mut rest = escaped;
     loop {

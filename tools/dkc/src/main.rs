@@ -7,6 +7,8 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a tool reads files and clocks")]
 
 mod count;
+mod export;
+mod import;
 mod keys;
 mod output;
 mod prompt;
@@ -89,6 +91,11 @@ fn run(client: &mut Client, format: Format, command: &Command) -> anyhow::Result
             output::write_resolved(&mut out, format, id, &resolved)?;
         }
         Command::Count(input) => return Ok(count::run(client, input)),
+        Command::Export(args) => {
+            drop(out);
+            return export::run(client, format, args);
+        }
+        Command::Import(args) => return import::run(client, args),
         Command::Status => status::write(&mut out, format, &client.status()?)?,
     }
     out.flush()?;

@@ -35,6 +35,15 @@ pub(crate) fn write_many(out: &mut impl Write, format: Format, rows: &[Row<'_>])
     }
 }
 
+/// Prints a key and its count as one line among many of their kind.
+pub(crate) fn write_line(out: &mut impl Write, format: Format, row: &Row<'_>) -> io::Result<()> {
+    match format {
+        Format::Text => write_text(out, row),
+        Format::Json => writeln!(out, "{}", json_of(row)),
+        Format::Csv => write_csv(out, row),
+    }
+}
+
 fn write_text(out: &mut impl Write, row: &Row<'_>) -> io::Result<()> {
     writeln!(out, "{}\t{}", escape(row.key), row.count.unwrap_or(0))
 }

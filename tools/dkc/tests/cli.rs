@@ -112,7 +112,7 @@ fn answer(request: &Request<'_>, counts: &mut Counts, encoder: &mut Encoder, out
             let opened = Opened { credentials, age_micros_max: 1 << 40, progress: Sequence(0), resumed: false };
             encoder.open_session_reply(out, id, &opened);
         }
-        Request::AttachSession(_) | Request::CloseSession { .. } | Request::Resolve { .. } => {
+        Request::AttachSession(_) | Request::CloseSession { .. } | Request::Resolve { .. } | Request::Scan(_) => {
             encoder.error(out, id, ErrorCode::Unsupported, "not in this test");
         }
     }
@@ -277,6 +277,55 @@ fn other_input_under_a_name_and_an_expired_name_are_refused() {
     assert_fails(&expired, 4, "session job expired before it was through");
     let unreadable = dkc(&endpoint, &["count", "--session", "files", "/nonexistent"]);
     assert_fails(&unreadable, 1, "/nonexistent: No such file");
+}
+
+#[test]
+fn what_is_exported_can_be_imported_once() {
+    let (from, folder) = (Server::start(), tempfile::tempdir().expect("a directory"));
+    let text = "b\na,b\na,b\n\u{e9}\nsay \"hi\"\nd\ne\nb\n";
+    assert!(dkc_with_input(&from.endpoint(), &["count"], text.as_bytes()).status.success());
+    assert_eq!(printed(&from.endpoint(), &["incr", "low", "-5"]), "-5\n");
+    let expected = printed(&from.endpoint(), &["top", "-k", "100"]);
+    for (name, format) in [("counts.csv", "csv"), ("counts.jsonl", "json"), ("counts.txt", "text")] {
+        let to = Server::start_breaking(2);
+        let file = folder.path().join(name);
+        let path = file.to_str().expect("UTF-8");
+        let exported = dkc(&from.endpoint(), &["export", "-o", format, path]);
+        let said = String::from_utf8_lossy(&exported.stderr).into_owned();
+        assert!(
+            exported.status.success() && said.contains("7 keys exported in") && said.contains("shard 1 at "),
+            "{said}"
+        );
+        let printed_too = dkc(&from.endpoint(), &["export", "-o", format]).stdout;
+        assert_eq!(std::fs::read(&file).expect("written"), printed_too);
+        for before in [false, true] {
+            let imported = dkc(&to.endpoint(), &["import", path]);
+            let said = String::from_utf8_lossy(&imported.stderr).into_owned();
+            assert!(imported.status.success(), "{said}");
+            assert_eq!(said.contains("nothing was counted"), before, "{said}");
+            assert_eq!(printed(&to.endpoint(), &["top", "-k", "100"]), expected, "{format}");
+        }
+        let again = dkc(&to.endpoint(), &["import", "--session", "second", path]);
+        assert!(again.status.success());
+        assert_eq!(printed(&to.endpoint(), &["get", "b", "low"]), "b\t4\nlow\t-10\n");
+    }
+    let leftovers = std::fs::read_dir(folder.path()).expect("a directory").count();
+    assert_eq!(leftovers, 3);
+}
+
+#[test]
+fn what_cannot_be_exported_or_imported_is_said() {
+    let server = Server::start();
+    let endpoint = server.endpoint();
+    assert_fails(&dkc(&endpoint, &["export", "/nonexistent/counts.csv"]), 1, "/nonexistent/counts.csv was not written");
+    assert_fails(&dkc(&endpoint, &["import", "/nonexistent/counts.csv"]), 1, "/nonexistent/counts.csv: No such file");
+    assert_fails(&dkc(&endpoint, &["import", "-"]), 1, "give it one with --session");
+    let broken = dkc_with_input(&endpoint, &["import", "--session", "s", "--format", "csv", "-"], b"a,1\nb,many\n");
+    assert_fails(&broken, 1, "line 2: a count is a whole number");
+    let mended = dkc_with_input(&endpoint, &["import", "--session", "s", "--format", "csv", "-"], b"a,1\nb,2\n");
+    assert!(mended.status.success(), "{}", String::from_utf8_lossy(&mended.stderr));
+    assert_eq!(printed(&endpoint, &["get", "a", "b"]), "a\t1\nb\t2\n");
+    assert_fails(&dkc(&serve(), &["export"]), 1, "the server names no shard");
 }
 
 #[test]

@@ -153,6 +153,7 @@ fn encode_request(out: &mut Vec<u8>, request: &Request<'_>, fault: Fault) {
         Request::OpenSession { name } => encoder.open_session(out, 1, *name),
         Request::AttachSession(credentials) => encoder.attach_session(out, 1, credentials),
         Request::CloseSession { credentials, progress } => encoder.close_session(out, 1, credentials, *progress),
+        Request::Scan(scan) => encoder.scan(out, 1, scan),
         Request::Resolve { stamp, keys } => encoder.resolve(out, 1, stamp, keys.as_ref().map(packed).as_ref()),
     }
 }
@@ -176,6 +177,7 @@ fn check_same(one: &Request<'_>, other: &Request<'_>) {
             Request::CloseSession { credentials: one, progress },
             Request::CloseSession { credentials: other, progress: progress_again },
         ) => assert_eq!((one, progress), (other, progress_again)),
+        (Request::Scan(one), Request::Scan(other)) => assert_eq!(one, other),
         (Request::Resolve { stamp: one, keys: some }, Request::Resolve { stamp: other, keys: others }) => {
             assert_eq!((one, some.as_ref().map(keys)), (other, others.as_ref().map(keys)));
         }
@@ -203,6 +205,7 @@ fn encode_reply(out: &mut Vec<u8>, reply: &Reply) {
         Reply::AttachSession(reply) => encoder.attach_session_reply(out, 1, reply),
         Reply::CloseSession => encoder.close_session_reply(out, 1),
         Reply::Resolve(reply) => encoder.resolve_reply(out, 1, reply),
+        Reply::Scan(reply) => encoder.scan_reply(out, 1, reply),
         Reply::Error { code, text } => encoder.error(out, 1, *code, text),
     }
 }

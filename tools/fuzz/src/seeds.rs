@@ -18,8 +18,8 @@ use dkc::ids::{
     StoreId, Term,
 };
 use dkc::wire::client::{
-    AttachReply, Encoder, GetReply, Hello, IncrementReply, Part, Resolution, ResolveReply, ResolvedPart, Stamp, Status,
-    TopKReply, Welcome,
+    AttachReply, Encoder, GetReply, Hello, IncrementReply, Part, Resolution, ResolveReply, ResolvedPart, ScanReply,
+    ScanRequest, Stamp, Status, TopKReply, Welcome,
 };
 use dkc::wire::frame::Decoder;
 
@@ -83,6 +83,7 @@ fn requests() -> Vec<Message> {
         message("attach-session", |e, out| e.attach_session(out, 7, &credentials())),
         message("close-session", |e, out| e.close_session(out, 8, &credentials(), Sequence(9))),
         message("resolve", |e, out| e.resolve(out, 9, &stamp(), None)),
+        message("scan", |e, out| e.scan(out, 11, &ScanRequest { shard: ShardId(1), scan: 7, piece: 2 })),
         message("resolve-keys", |e, out| e.resolve(out, 9, &stamp(), Some(&few))),
     ]
 }
@@ -95,6 +96,14 @@ fn replies() -> Vec<Message> {
         IncrementReply { parts: parts.clone(), order: order.clone(), outcomes: vec![0, 5, 0], values: vec![3, 0, 5] };
     let get = GetReply { parts: parts.clone(), order, counts: vec![3, 0, -5], found: vec![1, 0, 1] };
     let top = TopKReply { parts: parts.clone(), keys: keys(&["x", "yy", "z"]), counts: vec![9, 5, 5] };
+    let scan = ScanReply {
+        shard: ShardId(1),
+        applied_index: Index(7),
+        keys_total: 9,
+        last: true,
+        keys: keys(&["x", "yy"]),
+        counts: vec![5, -9],
+    };
     let attach = AttachReply { parts: vec![part(1, 0)], floor: Sequence(3), reached: Sequence(4) };
     let resolved =
         |resolution| ResolvedPart { shard: ShardId(1), resolution, increments: 2, ..ResolvedPart::default() };
@@ -120,6 +129,7 @@ fn replies() -> Vec<Message> {
         message("open-session-reply", |e, out| e.open_session_reply(out, 6, &opened)),
         message("attach-session-reply", |e, out| e.attach_session_reply(out, 7, &attach)),
         message("close-session-reply", |e, out| e.close_session_reply(out, 8)),
+        message("scan-reply", |e, out| e.scan_reply(out, 11, &scan)),
         message("resolve-reply", |e, out| e.resolve_reply(out, 9, &resolve)),
         message("error", |e, out| e.error(out, 10, ErrorCode::Overloaded, "later")),
     ]

@@ -10,6 +10,7 @@
 //! no ratio is given.
 
 mod floor;
+mod library;
 pub(crate) mod redis;
 mod summary;
 
@@ -18,12 +19,15 @@ use crate::distribution::Distribution;
 use crate::environment::Environment;
 use crate::link::{Control, Link};
 use crate::mix::{Mix, Operation};
+use crate::owners::Owners;
 use crate::plan::{Pace, Plan, Until, random_prefix};
 use crate::protocol::Protocol;
 use crate::run::{addresses, measure};
 use floor::{DurableFile, Echo};
+use library::Library;
 use redis::{Facts, Redis};
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use summary::{Sample, Summary};
 
@@ -57,8 +61,14 @@ impl Load {
     /// Who is measured under it.
     fn contestants(self) -> &'static [Contestant] {
         match self {
-            Load::One => &[Contestant::Dkc, Contestant::Redis, Contestant::DurableWrite, Contestant::Echo],
-            Load::Many => &[Contestant::Dkc, Contestant::Redis],
+            Load::One => &[
+                Contestant::Dkc,
+                Contestant::DkcLibrary,
+                Contestant::Redis,
+                Contestant::DurableWrite,
+                Contestant::Echo,
+            ],
+            Load::Many => &[Contestant::Dkc, Contestant::DkcRouted, Contestant::Redis],
             Load::Batches => &[Contestant::Dkc, Contestant::DkcValues, Contestant::Redis],
         }
     }
@@ -70,6 +80,10 @@ pub(crate) enum Contestant {
     Dkc,
     /// It answers with the new counts, as Redis always does.
     DkcValues,
+    /// Each connection asks its store for what it owns.
+    DkcRouted,
+    /// By the client library, which sends each increment to the store that owns its key, and gets the new count.
+    DkcLibrary,
     Redis,
     DurableWrite,
     Echo,
@@ -80,6 +94,8 @@ impl Contestant {
         match self {
             Contestant::Dkc => "dkc",
             Contestant::DkcValues => "dkc, values",
+            Contestant::DkcRouted => "dkc, routed",
+            Contestant::DkcLibrary => "dkc, client library",
             Contestant::Redis => "redis",
             Contestant::DurableWrite => "durable write",
             Contestant::Echo => "tcp echo",
@@ -92,8 +108,10 @@ struct Contest<'a> {
     args: &'a CompareArgs,
     prefix: String,
     addresses: Vec<String>,
+    owners: Arc<Owners>,
     file: DurableFile,
     echo: Echo,
+    library: Library,
 }
 
 /// Measures and reports.
@@ -110,7 +128,16 @@ pub(crate) fn execute(args: &CompareArgs) -> anyhow::Result<bool> {
     let all = plan(args, Load::Many, &prefix);
     let addresses = addresses(&all, &control);
     let file = DurableFile::create(&args.dir)?;
-    let mut contest = Contest { args, prefix, addresses, file, echo: Echo::start()? };
+    let library = Library::connect(&server.endpoints, server.timeout, &prefix, args.keys)?;
+    let mut contest = Contest {
+        args,
+        prefix,
+        addresses,
+        owners: Arc::new(Owners::of(&control.welcome)?),
+        file,
+        echo: Echo::start()?,
+        library,
+    };
 
     let mut summary = Summary::new();
     for load in Load::ALL {
@@ -150,6 +177,8 @@ fn plan(args: &CompareArgs, load: Load, prefix: &str) -> Plan {
         connections,
         threads: 1,
         spread: true,
+        route: false,
+        owners: None,
         depth,
         batch,
         keys: args.keys,
@@ -176,10 +205,17 @@ impl Contest<'_> {
         let measured = slice - warmup;
         let mut plan = plan(self.args, load, &self.prefix);
         plan.want_values = who == Contestant::DkcValues;
+        plan.owners = (who == Contestant::DkcRouted).then(|| self.owners.clone());
         (plan.warmup, plan.until, plan.seed) = (warmup, Until::Elapsed(measured), round);
         match who {
-            Contestant::Dkc | Contestant::DkcValues => drive::<Link>(&plan, &self.addresses, who),
+            Contestant::Dkc | Contestant::DkcRouted | Contestant::DkcValues => {
+                drive::<Link>(&plan, &self.addresses, who)
+            }
             Contestant::Redis => drive::<Redis>(&plan, self.args.redis.as_slice(), who),
+            Contestant::DkcLibrary => {
+                self.library.measure(warmup)?;
+                Ok(Sample::of_times(&self.library.measure(measured)?))
+            }
             Contestant::DurableWrite => {
                 self.file.measure(warmup)?;
                 Ok(Sample::of_times(&self.file.measure(measured)?))

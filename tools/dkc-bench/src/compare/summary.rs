@@ -88,14 +88,24 @@ impl Table {
     }
 
     fn ratios(&self, with_redis: bool) -> Vec<Ratio> {
-        use Contestant::{Dkc, DkcValues, DurableWrite, Echo, Redis};
+        use Contestant::{Dkc, DkcLibrary, DkcRouted, DkcValues, DurableWrite, Echo, Redis};
         let with_redis = |ratio: Option<Ratio>| ratio.filter(|_| with_redis);
-        let floor = self.ratio("p50, dkc / (durable write + tcp echo)", Dkc, &[DurableWrite, Echo], |s| s.p50);
+        let floor = self.ratio("p50, dkc / (write + echo)", Dkc, &[DurableWrite, Echo], |s| s.p50);
+        let floor_library = self.ratio("p50, library / (write + echo)", DkcLibrary, &[DurableWrite, Echo], |s| s.p50);
         let rate = self.ratio("rate, dkc / redis", Dkc, &[Redis], |s| s.per_second);
+        let rate_routed = self.ratio("rate, dkc routed / redis", DkcRouted, &[Redis], |s| s.per_second);
         let rate_values = self.ratio("rate, dkc with values / redis", DkcValues, &[Redis], |s| s.per_second);
         let p50 = self.ratio("p50, dkc / redis", Dkc, &[Redis], |s| s.p50);
         let p99 = self.ratio("p99, dkc / redis", Dkc, &[Redis], |s| s.p99);
-        let ratios = [floor, with_redis(rate), with_redis(rate_values), with_redis(p50), with_redis(p99)];
+        let ratios = [
+            floor,
+            floor_library,
+            with_redis(rate),
+            with_redis(rate_routed),
+            with_redis(rate_values),
+            with_redis(p50),
+            with_redis(p99),
+        ];
         ratios.into_iter().flatten().collect()
     }
 }
@@ -282,7 +292,7 @@ mod tests {
         assert_eq!(
             shown,
             [
-                ("p50, dkc / (durable write + tcp echo)", 1.2, true),
+                ("p50, dkc / (write + echo)", 1.2, true),
                 ("rate, dkc / redis", 0.5, true),
                 ("p50, dkc / redis", 2.0, true),
                 ("p99, dkc / redis", 2.0, true),
