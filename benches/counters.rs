@@ -99,8 +99,20 @@ fn zipf(keys: u64, exponent: f64, count: usize) -> Stream {
     Stream::new(16, (0..count).map(|_| draw()))
 }
 
+/// Memory as a store of the server has it.
+#[cfg(feature = "server")]
+fn store_pool() -> Pool {
+    dkc::runtime::memory::pool(true)
+}
+
+#[cfg(not(feature = "server"))]
+fn store_pool() -> Pool {
+    Pool::default()
+}
+
 fn counters(candidates: usize) -> Counters {
-    Counters::new(Setup { secret: Secret([5, 6]), ..Setup::new(ALL_HASHES, 0, candidates) })
+    let pool = store_pool();
+    Counters::new(Setup { secret: Secret([5, 6]), pool, ..Setup::new(ALL_HASHES, 0, candidates) })
 }
 
 /// Counters that hold every key once.
@@ -122,20 +134,24 @@ struct Turns<const N: usize> {
 
 impl<const N: usize> Turns<N> {
     fn measure(turns: usize, operations: usize, mut contender: impl FnMut(usize, usize)) -> Turns<N> {
-        let turn = |turn| {
-            std::array::from_fn(|number| {
-                // Each goes first as often as any other.
-                let begin = processor_nanos();
-                contender((number + turn) % N, turn);
-                ((processor_nanos() - begin) as f64 / operations as f64, (number + turn) % N)
-            })
-        };
-        let in_order = |measured: [(f64, usize); N]| {
-            let mut nanos = [0.0; N];
-            measured.into_iter().for_each(|(value, number)| nanos[number] = value);
-            nanos
-        };
-        Turns { nanos: (0..turns).map(turn).map(in_order).collect() }
+        let mut measured = Turns { nanos: Vec::with_capacity(turns) };
+        for turn in 0..turns {
+            measured.add(turn, operations, |number| contender(number, turn));
+        }
+        measured
+    }
+
+    /// Measures one more turn.
+    fn add(&mut self, turn: usize, operations: usize, mut contender: impl FnMut(usize)) {
+        let mut nanos = [0.0; N];
+        for place in 0..N {
+            // Each goes first as often as any other.
+            let number = (place + turn) % N;
+            let begin = processor_nanos();
+            contender(number);
+            nanos[number] = (processor_nanos() - begin) as f64 / operations as f64;
+        }
+        self.nanos.push(nanos);
     }
 
     fn report(&self, what: &str, names: [&str; N]) {
@@ -179,19 +195,16 @@ fn one_table(c: &mut Criterion, scale: &Scale, name: &str, keys: u64, length: us
     let mut simple = SimpleCounters::default();
     let mut outcomes: Vec<Outcome> = Vec::with_capacity(scale.turn);
     let mut inserts = Turns::<2> { nanos: Vec::new() };
-    for start in (0..keys).step_by(scale.turn) {
+    for (number, start) in (0..keys).step_by(scale.turn).enumerate() {
         let stream = Stream::new(length, start..keys.min(start + scale.turn as u64));
         let batch = stream.increments();
-        inserts.nanos.extend(
-            Turns::measure(1, batch.len(), |contender, _| {
-                outcomes.clear();
-                match contender {
-                    0 => simple.apply_batch(&batch, &mut outcomes),
-                    _ => lean.apply_batch(&batch, &mut outcomes),
-                }
-            })
-            .nanos,
-        );
+        inserts.add(number, batch.len(), |contender| {
+            outcomes.clear();
+            match contender {
+                0 => simple.apply_batch(&batch, &mut outcomes),
+                _ => lean.apply_batch(&batch, &mut outcomes),
+            }
+        });
     }
     inserts.report(&format!("{name}: insert"), ["simple", "lean"]);
 
@@ -244,6 +257,47 @@ fn one_table(c: &mut Criterion, scale: &Scale, name: &str, keys: u64, length: us
     });
     group.finish();
 }
+
+/// The same counters in three kinds of memory: heap, the store's own maps on small pages, and those on huge ones.
+#[cfg(feature = "server")]
+fn pool(_: &mut Criterion) {
+    use dkc::runtime::memory;
+    if !is_selected("pool") {
+        return;
+    }
+    let scale = scale();
+    let names = ["heap", "mapped", "huge pages"];
+    for keys in [scale.small, scale.large] {
+        let mut contenders = [Pool::heap(), memory::pool(false), memory::pool(true)].map(|pool| {
+            Counters::new(Setup { secret: Secret([5, 6]), pool, ..Setup::new(ALL_HASHES, 0, TOP_CANDIDATES) })
+        });
+        let mut outcomes = Vec::with_capacity(scale.turn);
+        let mut inserts = Turns::<3> { nanos: Vec::new() };
+        for (number, start) in (0..keys).step_by(scale.turn).enumerate() {
+            let stream = Stream::new(16, start..keys.min(start + scale.turn as u64));
+            let batch = stream.increments();
+            inserts.add(number, batch.len(), |contender| {
+                outcomes.clear();
+                contenders[contender].apply_batch(&batch, &mut outcomes);
+            });
+        }
+        inserts.report(&format!("pool, {keys} keys: insert"), names);
+        let stream = uniform(16, keys, scale.turns * scale.turn);
+        let increments = stream.increments();
+        let turns: Vec<&[Increment<'_>]> = increments.chunks_exact(scale.turn).collect();
+        for (kind, size) in [("increment, 32", APPLY_CHUNK_KEYS), ("increment, one", 1)] {
+            Turns::<3>::measure(scale.turns, scale.turn, |contender, turn| {
+                outcomes.clear();
+                let turn = turns[(turn + contender * scale.turns / 3) % scale.turns];
+                turn.chunks(size).for_each(|batch| contenders[contender].apply_batch(batch, &mut outcomes));
+            })
+            .report(&format!("pool, {keys} keys: {kind}"), names);
+        }
+    }
+}
+
+#[cfg(not(feature = "server"))]
+fn pool(_: &mut Criterion) {}
 
 /// What keeping the candidate set costs: with one candidate, what remains of its work is a failed compare.
 fn candidates(_: &mut Criterion) {
@@ -335,7 +389,11 @@ fn top(_: &mut Criterion) {
         slices.sort_by(f64::total_cmp);
         let at = |part: f64| slices.get((slices.len() as f64 * part) as usize).copied().unwrap_or(0.0);
         let (all, p50, p99) = ((processor_nanos() - begin) as f64 / 1e6, at(0.5), at(0.99));
-        println!("top {k} of {keys} keys: {all:.1} ms in {} slices of {p50:.1} µs (p99 {p99:.1} µs)", slices.len());
+        let max = slices.last().copied().unwrap_or(0.0);
+        let count = slices.len();
+        println!(
+            "top {k} of {keys} keys: {all:.1} ms in {count} slices of {p50:.1} µs (p99 {p99:.1}, max {max:.1} µs)"
+        );
     }
 }
 
@@ -381,7 +439,7 @@ fn growth(_: &mut Criterion) {
         return;
     }
     let scale = scale();
-    let pool = Pool::heap();
+    let pool = store_pool();
     let mut counters = Counters::new(Setup { pool: pool.clone(), ..Setup::new(ALL_HASHES, 0, TOP_CANDIDATES) });
     let mut outcomes = Vec::new();
     let before = resident_bytes();
@@ -420,5 +478,5 @@ fn resident_bytes() -> usize {
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4_096
 }
 
-criterion_group!(benches, growth, table, candidates, top, hostile);
+criterion_group!(benches, growth, table, pool, candidates, top, hostile);
 criterion_main!(benches);

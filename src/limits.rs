@@ -252,6 +252,10 @@ pub const DIRECTORY_DEPTH_SLACK: u32 = 6;
 pub const TOP_CANDIDATES: usize = 2_048;
 /// Candidates that a read of the top looks at, at least: the best of the set, half as many more as were last asked for.
 pub const TOP_HEAD_MIN: usize = 128;
+/// Members of the set that one slice of background work looks at. A set of up to four times as many is compacted at once.
+pub const TOP_SLICE_MEMBERS: usize = TOP_CANDIDATES / 2;
+/// Candidates of a shard, at most, however often counts that fall make it walk its table.
+pub const TOP_CANDIDATES_MAX: usize = 1 << 16;
 /// Increments of a shard for which the set stays enlarged after a read of more keys than it certifies.
 pub const TOP_LARGER_INCREMENTS: u64 = 1 << 20;
 
@@ -278,6 +282,9 @@ const _: () = {
     assert!(TOP_KEYS_MAX * (KEY_BYTES_MAX + 12) + 4_096 <= REPLY_BYTES_MAX);
     assert!(SCAN_REPLY_BYTES_MAX <= REPLY_BYTES_MAX);
     assert!(PAGE_BLOCKS_MAX * BLOCK_BYTES == 1 << 16);
+    // A set of the usual size is compacted at once.
+    assert!(2 * TOP_CANDIDATES <= 4 * TOP_SLICE_MEMBERS);
+    assert!(TOP_CANDIDATES <= TOP_CANDIDATES_MAX && TOP_KEYS_MAX + TOP_KEYS_MAX / 4 <= TOP_CANDIDATES_MAX);
     assert!(BATCH_KEYS_MAX * 32 + SHARDS_MAX * 32 + 4_096 <= REPLY_BYTES_MAX);
     assert!(SHARDS_MAX + STORES_MAX + 16 <= FLATBUFFER_TABLES_MAX);
     assert!(WAL_SEGMENT_BYTES_MIN <= WAL_SEGMENT_BYTES_DEFAULT && WAL_SEGMENT_BYTES_DEFAULT <= WAL_SEGMENT_BYTES_MAX);

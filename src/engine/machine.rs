@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use super::cluster::ClusterMap;
 use super::command::{self, Batch, Command, CommandError, MetaBatch, MetaPart, Part, Stamped};
-use super::counters::{self, Counters, Increment, Outcome, Secret, Setup};
+use super::counters::{self, Counters, Increment, Outcome, Pool, Secret, Setup};
 use super::prng::mix;
 use super::raft::Entry;
 use super::sessions::Stamp;
@@ -96,12 +96,19 @@ enum Second<'a> {
 }
 
 impl Machine {
-    pub(super) fn new(shard: ShardId, first: KeyHash, last: KeyHash, map: &ClusterMap, secret: Secret) -> Machine {
+    pub(super) fn new(
+        shard: ShardId,
+        first: KeyHash,
+        last: KeyHash,
+        map: &ClusterMap,
+        secret: Secret,
+        pool: &Pool,
+    ) -> Machine {
         if shard == ShardId::META {
             return Machine::Meta(Box::default());
         }
         let candidates = counters::candidates_for(map.shards.len());
-        let setup = Setup { secret, ..Setup::new(first..=last, map.routing_seed, candidates) };
+        let setup = Setup { secret, pool: pool.clone(), ..Setup::new(first..=last, map.routing_seed, candidates) };
         Machine::Counters(Box::new(Shard {
             counters: Counters::new(setup),
             windows: Windows::default(),

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::cluster::{ClusterMap, META_STORE};
 use super::command;
-use super::counters::Secret;
+use super::counters::{Pool, Secret};
 use super::input::{DiskDone, Input};
 use super::machine::{Effects as Applied, Machine};
 use super::output::Output;
@@ -83,6 +83,9 @@ pub struct Store {
     long_reads: VecDeque<LongRead>,
     /// Places of replicas with a scan under way.
     scanning: Vec<usize>,
+    /// Memory of the counters; no other store has it.
+    pool: Pool,
+    /// What the replicas use.
     memory_bytes: u64,
     /// Sessions up to it have expired, by the word of the meta shard.
     session_mark: SessionId,
@@ -120,18 +123,19 @@ struct Recovering {
 
 impl Store {
     /// Reads the store's log and takes up where it ended, or refuses by name. Blocks on `dir`. `opened_before` says whether a
-    /// log must exist. Also returns what recovery found, for the shell to report.
+    /// log must exist. The counters have their memory from `pool`, and what is free in it counts as this store's. Also returns what recovery found, for the shell to report.
     ///
     /// # Errors
     /// The log cannot be trusted, or contradicts the configuration.
     pub fn open(
         config: StoreConfig,
+        pool: Pool,
         dir: &mut dyn SegmentDir,
         opened_before: bool,
         now: Micros,
     ) -> Result<(Store, Recovered), OpenError> {
         let identity = WalIdentity { cluster: config.cluster, node: config.node, store: config.store };
-        let mut recovering = own_shards(&config);
+        let mut recovering = own_shards(&config, &pool);
         let mut strange = None;
         let seed = config.map.routing_seed;
         let mut applied = Applied::default();
@@ -160,6 +164,7 @@ impl Store {
         }
         let mut store = Store {
             wal: Wal::new(identity, config.wal, &recovered),
+            pool,
             memory_bytes: replicas.iter_mut().fold(0, |total, replica| replica.account(total)),
             config,
             replicas,
@@ -258,7 +263,7 @@ impl Store {
             disk_full: self.wal.is_disk_full(),
             direct_io: false,
             connections: 0,
-            memory_bytes: self.memory_bytes,
+            memory_bytes: self.memory_bytes(),
             memory_bytes_max: self.config.memory_bytes_max,
             shards: self.replicas.iter().map(Replica::status).collect(),
         }
@@ -270,6 +275,11 @@ impl Store {
             Machine::Counters(shard) => Some((replica.shard, replica.group.applied(), shard.digest())),
             Machine::Meta(_) => None,
         })
+    }
+
+    /// Memory in use: what the replicas have, and what they have left in the pool.
+    fn memory_bytes(&self) -> u64 {
+        self.memory_bytes + self.pool.free_bytes() as u64
     }
 
     fn part(&mut self, request: PartRequest) {
@@ -462,11 +472,12 @@ impl Store {
     fn propose_waiting(&mut self) {
         let target = ENTRY_BYTES_TARGET.min(self.wal.record_bytes_max() / 2);
         let mut blocked = VecDeque::new();
+        // Nothing is applied meanwhile.
+        let memory_full = self.memory_bytes() >= self.config.memory_bytes_max;
         while let Some(place) = self.proposing.pop_front() {
             let replica = &mut self.replicas[place];
             let Some(part) = replica.next_waiting() else { continue };
             let bytes = target.max(part.encoded.len()) + RECORD_HEADER_BYTES + ENTRY_OVERHEAD_BYTES;
-            let memory_full = self.memory_bytes >= self.config.memory_bytes_max;
             let refusal = if !self.wal.accepts(bytes) {
                 if !self.wal.is_disk_full() {
                     blocked.push_back(place);
@@ -500,10 +511,10 @@ fn own_replica(node: NodeId) -> ReplicaId {
     ReplicaId(node.0)
 }
 
-fn own_shards(config: &StoreConfig) -> BTreeMap<ShardId, Recovering> {
+fn own_shards(config: &StoreConfig, pool: &Pool) -> BTreeMap<ShardId, Recovering> {
     let mut shards = BTreeMap::new();
     let mut add = |shard, first, last| {
-        let machine = Machine::new(shard, first, last, &config.map, config.secret);
+        let machine = Machine::new(shard, first, last, &config.map, config.secret, pool);
         shards.insert(shard, Recovering { machine, first, last, entries: VecDeque::new(), commit: Index(0) });
     };
     if config.store == META_STORE {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::cluster::ClusterMap;
 use super::command::{self, Original};
-use super::counters::Secret;
+use super::counters::{Pool, Secret};
 use super::input::{DiskDone, Input};
 use super::part::{PackedKeys, PartAnswer, PartBody, PartReply, PartRequest, Ticket};
 use super::prng::mix;
@@ -55,7 +55,8 @@ impl Subject {
 
     fn open_at(now: Micros, mut dir: MemoryDir, config: StoreConfig) -> Subject {
         let opened_before = !dir.files.is_empty();
-        let (store, _) = Store::open(config, &mut dir, opened_before, now).expect("the log can be trusted");
+        let (store, _) =
+            Store::open(config, Pool::borrowed(), &mut dir, opened_before, now).expect("the log can be trusted");
         let mut subject = Subject { dir, store, next: 0, now };
         subject.settle();
         assert!(subject.store.is_ready());
@@ -282,7 +283,7 @@ fn another_map_or_another_shape_is_refused() {
     let subject = Subject::open(MemoryDir::default(), config());
     let other = StoreConfig { map: Arc::new(ClusterMap::even(10, NodeId(1), 1, 1)), ..config() };
     // Nothing in so short a log says yet that the map is committed: it shows when the next leader commits it.
-    let (store, _) = Store::open(other, &mut subject.dir.clone(), true, NOW).expect("not known yet");
+    let (store, _) = Store::open(other, Pool::borrowed(), &mut subject.dir.clone(), true, NOW).expect("not known yet");
     let mut unready = Subject { dir: subject.dir.clone(), store, next: 0, now: NOW };
     unready.settle();
     assert!(!unready.store.is_ready());
@@ -290,7 +291,8 @@ fn another_map_or_another_shape_is_refused() {
     subject.increment(&[("a", 1)]);
     subject.settle();
     let elsewhere = StoreConfig { map: Arc::new(ClusterMap::even(9, NodeId(2), 1, 1)), ..config() };
-    assert!(matches!(Store::open(elsewhere, &mut subject.dir, true, NOW), Err(OpenError::StrangeShard(SHARD))));
+    let opened = Store::open(elsewhere, Pool::borrowed(), &mut subject.dir, true, NOW);
+    assert!(matches!(opened, Err(OpenError::StrangeShard(SHARD))));
 }
 
 #[test]
@@ -425,7 +427,8 @@ fn a_named_session_is_taken_over_with_what_its_holder_had_settled() {
 fn an_entry_of_another_epoch_takes_no_number() {
     use super::machine::{Effects, Machine, Settled};
     use super::raft::Entry;
-    let mut machine = Machine::new(SHARD, KeyHash(0), KeyHash(u64::MAX), &config().map, Secret::default());
+    let pool = Pool::borrowed();
+    let mut machine = Machine::new(SHARD, KeyHash(0), KeyHash(u64::MAX), &config().map, Secret::default(), &pool);
     let mut effects = Effects::default();
     let mut apply = |epoch, index| {
         let mut payload = Vec::new();

@@ -38,6 +38,8 @@ pub struct Config {
     pub shape: RequestedShape,
     /// Bytes of memory for counters, over all stores.
     pub memory_bytes_max: u64,
+    /// Whether the kernel is asked for huge pages for the counters.
+    pub huge_pages: bool,
     /// How long a client's session lives at most.
     pub session_age_micros: u64,
     /// What a store allows its clients.
@@ -163,6 +165,13 @@ struct Flags {
     /// Memory for counters, over all stores, such as 512MiB or 8GiB [default: 80 % of what the machine or its cgroup offers]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory_max: Option<u64>,
+
+    /// Ask the kernel for huge pages for the counters, where it leaves the choice to the program
+    #[arg(
+        long, value_name = "BOOL", default_value = "true", default_missing_value = "true", num_args = 0..=1,
+        require_equals = true, action = clap::ArgAction::Set
+    )]
+    huge_pages: bool,
 
     /// Size of a log segment file, fixed when the data directory is formatted [default: 64MiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_segment_size)]
@@ -299,6 +308,7 @@ impl From<Flags> for Config {
             advertise: flags.advertise,
             shape: RequestedShape { stores: flags.stores, shards: flags.shards, segment_bytes: flags.wal_segment },
             memory_bytes_max: flags.memory_max.unwrap_or_else(|| memory::offered() / 100 * MEMORY_PERCENT_DEFAULT),
+            huge_pages: flags.huge_pages,
             session_age_micros: flags.session_age,
             clients: ClientLimits {
                 connections: flags.connections_max as usize,

@@ -36,7 +36,7 @@ use super::mesh::{self, Mesh, MeshEnds};
 use super::net::{self, Clients, ListenError};
 use super::node::{Node, NodeError};
 use super::segment_dir::LogDirectory;
-use super::{executors, logs};
+use super::{executors, logs, memory};
 use crate::engine::cluster::{ClusterMap, StoreAddress};
 use crate::engine::counters::Secret;
 use crate::engine::gateway::{Gateway, GatewayConfig};
@@ -160,6 +160,7 @@ impl Server {
                 lifecycle: self.lifecycle.clone(),
                 events: events.clone(),
                 log_format: config.log_format,
+                huge_pages: config.huge_pages,
                 clients,
                 ends,
                 listener,
@@ -258,6 +259,7 @@ struct Opening {
     lifecycle: Arc<Lifecycle>,
     events: Sender<Event>,
     log_format: LogFormat,
+    huge_pages: bool,
     clients: ClientLimits,
     ends: MeshEnds,
     listener: TcpListener,
@@ -281,8 +283,9 @@ impl Opening {
             session_age_micros: self.store.session_age_micros,
         };
         let started = self.clock.now();
-        let (store, recovered) = Store::open(self.store, &mut directory, self.opened_before, started)
-            .map_err(|error| format!("{error} (log: {})", directory.path().display()))?;
+        let (store, recovered) =
+            Store::open(self.store, memory::pool(self.huge_pages), &mut directory, self.opened_before, started)
+                .map_err(|error| format!("{error} (log: {})", directory.path().display()))?;
         let micros = self.clock.now().0 - started.0;
         let (case, records, log_bytes) = (recovered.case, recovered.records, recovered.lsn.0);
         tracing::info!(store = id.0, ?case, records, log_bytes, micros, "read the log");

@@ -28,6 +28,7 @@ const LONG_FILES: &[(&str, &str)] = &[];
 /// Where `unsafe` may stand: start of the path, reason.
 const UNSAFE: &[(&str, &str)] = &[
     (GENERATED, "written by flatc; every frame is verified before it is read"),
+    ("src/engine/counters/index_memory.rs", "puts the indexes of pages on the pool's huge pages: a fifth of a lookup"),
     ("src/runtime/disk", "hands buffers to io_uring and takes them back when it is done with them"),
     ("src/runtime/net/connection.rs", "borrows the socket of a glommio stream, which gives out nothing but its number"),
     ("src/runtime/net/listen.rs", "hands a socket bound by socket2 to glommio, whose own bind would share the port"),

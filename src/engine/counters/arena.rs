@@ -20,8 +20,8 @@
 //! A 16-byte key with a count below 128 takes 18 bytes; 56 of them and a gap of 16 bytes fill a block.
 //!
 //! **Growing.** Entries are only appended. A count that outgrows its width is appended again, wider, and leaves a gap;
-//! when gaps make up an eighth, the page packs its entries anew. That, and a split, are the only times that entries
-//! move, and also when counts become narrower again.
+//! when gaps make up an eighth, the page packs its entries anew, and counts become narrower again if they may. That, and
+//! a split, are the only times that entries move.
 //!
 //! **Order.** A walk shows entries as they lie, which depends on the history of the page alone.
 
@@ -35,6 +35,8 @@ const LENGTH_MASK: u8 = 0x1f;
 const LENGTH_FOLLOWS: u8 = 0x1f;
 /// Value of the length byte if the key is out of line.
 const OUT_OF_LINE: u8 = 0xff;
+/// Bytes that are copied at once from one arena to another.
+const COPY_BYTES: usize = 32;
 /// Bytes of the number of a key that is out of line.
 const NUMBER_BYTES: usize = 2;
 
@@ -202,6 +204,12 @@ impl Arena {
         block[place] ^ block[(place + 17) % BLOCK_BYTES]
     }
 
+    /// About where the next entry will be.
+    #[inline]
+    pub(super) fn end(&self) -> u16 {
+        (self.blocks.len().wrapping_sub(1) << PLACE_BITS) as u16 | (self.fill % BLOCK_BYTES as u16)
+    }
+
     /// Marks the key of an entry as in the candidate set, or not.
     pub(super) fn set_member(&mut self, offset: u16, member: bool) {
         let (block, place) = self.at_mut(offset);
@@ -284,6 +292,30 @@ impl Arena {
         let (start, rest) = rest.split_at_mut(count_bytes);
         copy_short(start, count.to_le_bytes());
         rest.copy_from_slice(key);
+        self.fill += bytes as u16;
+        Some((number << PLACE_BITS | place) as u16)
+    }
+
+    /// Appends the entry at an offset of another arena as it lies there; `None` if that would take a block too many.
+    #[inline]
+    pub(super) fn copy(&mut self, pool: &Pool, from: &Arena, offset: u16) -> Option<u16> {
+        let (source, start) = from.at(offset);
+        let layout = Layout::at(source, start);
+        let bytes = layout.end() - start;
+        if layout.out_of_line {
+            return self.push(pool, from.entry(offset));
+        }
+        if self.blocks.is_empty() || usize::from(self.fill) + bytes > BLOCK_BYTES {
+            self.begin_block(pool)?;
+        }
+        let place = usize::from(self.fill);
+        let number = self.blocks.len() - 1;
+        let block = &mut *self.blocks[number];
+        // Most entries are short, and a copy of a fixed size takes no call. What follows is overwritten, or never read.
+        match (block[place..].first_chunk_mut::<COPY_BYTES>(), source[start..].first_chunk::<COPY_BYTES>()) {
+            (Some(to), Some(from)) if bytes <= COPY_BYTES => *to = *from,
+            _ => block[place..place + bytes].copy_from_slice(&source[start..start + bytes]),
+        }
         self.fill += bytes as u16;
         Some((number << PLACE_BITS | place) as u16)
     }
@@ -464,6 +496,27 @@ mod tests {
             arena.invariants();
             arena.release(&pool);
         }
+    }
+
+    #[test]
+    fn a_copy_holds_what_the_original_does() {
+        let pool = Pool::heap();
+        let (mut arena, mut copy) = (Arena::default(), Arena::default());
+        let keys: Vec<Vec<u8>> =
+            (1..=KEY_INLINE_BYTES_MAX + 2).chain((0..600).map(|number| 1 + number % 40)).map(key).collect();
+        let entries = keys.iter().zip(COUNTS.iter().cycle());
+        for (number, (key, &count)) in entries.enumerate() {
+            arena.push(&pool, Entry { count, member: number % 5 == 0, key }).expect("there is room");
+        }
+        // Not the first ones, so that every entry lies elsewhere.
+        let offsets: Vec<u16> = arena.offsets().skip(3).collect();
+        let copies: Vec<u16> =
+            offsets.iter().map(|&offset| copy.copy(&pool, &arena, offset).expect("there is room")).collect();
+        assert_eq!(copy.offsets().collect::<Vec<_>>(), copies);
+        assert!(offsets.iter().zip(&copies).all(|(&offset, &twin)| arena.entry(offset) == copy.entry(twin)));
+        copy.invariants();
+        arena.release(&pool);
+        copy.release(&pool);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::simple::SimpleCounters;
 use super::*;
 use crate::engine::prng::Prng;
+use crate::limits::BLOCK_BYTES;
 
 const ALL_HASHES: RangeInclusive<KeyHash> = KeyHash(0)..=KeyHash(u64::MAX);
 
@@ -16,7 +17,10 @@ struct Pair {
 impl Pair {
     fn new(page_keys_max: usize, candidates: usize, route: Route) -> Pair {
         let secret = Secret([page_keys_max as u64, candidates as u64]);
-        let setup = Setup { page_keys_max, secret, ..Setup::new(ALL_HASHES, 0, candidates) };
+        // Only larger pages have indexes that a pool would hold.
+        let region = || vec![[0; BLOCK_BYTES]; 2 * REGION_BYTES_MIN / BLOCK_BYTES].leak();
+        let pool = if page_keys_max >= 512 { Pool::with_indexes(region) } else { Pool::default() };
+        let setup = Setup { page_keys_max, secret, pool, ..Setup::new(ALL_HASHES, 0, candidates) };
         let counters = Counters::with_hash(setup, route);
         Pair { counters, simple: SimpleCounters::default(), route, outcomes: Default::default() }
     }

@@ -36,9 +36,11 @@
 //! ```
 
 mod arena;
+mod compaction;
 #[cfg(test)]
 mod differential_tests;
 mod hashing;
+mod index_memory;
 mod page;
 mod pool;
 mod scan;
@@ -60,7 +62,8 @@ use crate::engine::prng::mix;
 use crate::ids::{Index, KeyHash};
 #[cfg(doc)]
 use crate::limits::KEY_INLINE_BYTES_MAX;
-use crate::limits::{APPLY_CHUNK_KEYS, KEY_BYTES_MAX, PAGE_KEYS_MAX};
+use crate::limits::{APPLY_CHUNK_KEYS, KEY_BYTES_MAX, PAGE_KEYS_MAX, TOP_SLICE_MEMBERS};
+use crate::mutant::mutant;
 
 use hashing::Hashing;
 use page::Page;
@@ -69,7 +72,7 @@ use table::{Cursor, Place, Probe, Sum, Table};
 use top::CandidateSet;
 
 pub use hashing::{Route, Secret};
-pub use pool::{BlockBytes, Pool};
+pub use pool::{BlockBytes, Pool, REGION_BYTES_MIN};
 pub use scan::Scanned;
 pub use top::{Top, candidates_for};
 
@@ -171,6 +174,8 @@ pub struct Setup {
     pub candidates: usize,
     /// Where memory comes from.
     pub pool: Pool,
+    /// Members of the candidate set that a slice of a compaction looks at; a set of a few times as many is compacted at once.
+    pub top_slice_members: usize,
     /// Keys of a page, at most. What is observed stays the same, but for the extent of pages and the order of scans.
     pub page_keys_max: usize,
 }
@@ -185,6 +190,7 @@ impl Setup {
             secret: Secret::default(),
             candidates,
             pool: Pool::default(),
+            top_slice_members: TOP_SLICE_MEMBERS,
             page_keys_max: PAGE_KEYS_MAX,
         }
     }
@@ -215,7 +221,7 @@ impl Counters {
         let hashing = Hashing::new(&setup.hashes, setup.routing_seed, setup.secret, route);
         Counters {
             table: Table::new(hashing, setup.pool, setup.page_keys_max),
-            candidates: CandidateSet::new(setup.candidates),
+            candidates: CandidateSet::new(setup.candidates, setup.top_slice_members),
             scan: None,
         }
     }
@@ -261,7 +267,10 @@ impl Counters {
         debug_assert_eq!(hash, self.table.hashing().hash(key), "the hash is that of the key");
         let Some(place) = place else {
             let place = self.table.insert(hash, key, delta);
-            if delta >= self.candidates.admission_count() {
+            if mutant!("birth-below-zero-not-tested") && delta < 0 {
+                return Outcome::Applied(delta);
+            }
+            if self.candidates.may_admit(delta, key) {
                 self.candidates.consider(&mut self.table, place);
             }
             return Outcome::Applied(delta);
@@ -269,14 +278,14 @@ impl Counters {
         let Some(Sum { place, old, new, member }) = self.table.add(place, hash, delta) else {
             return Outcome::Overflow;
         };
-        // Nearly every increment ends at one of these compares: a cold key at the first, a hot one at the third.
+        // Nearly every increment ends at one of these compares: a cold key in the first call, a hot one in the second.
         if delta >= 0 {
-            if new >= self.candidates.admission_count() {
-                if !member {
+            if !member {
+                if self.candidates.may_admit(new, key) {
                     self.candidates.consider(&mut self.table, place);
-                } else if self.candidates.may_enter_head(old, new) {
-                    self.candidates.risen(&self.table, place, old);
                 }
+            } else if self.candidates.may_enter_head(old, new) {
+                self.candidates.risen(&self.table, place, old);
             }
         } else if member {
             self.candidates.lowered(&self.table, place, old);

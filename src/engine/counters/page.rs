@@ -12,6 +12,7 @@ use hashbrown::HashTable;
 
 use super::arena::{Added, Arena, Entry, Offsets};
 use super::hashing::{Bits, Hashing};
+use super::index_memory::IndexMemory;
 use super::pool::Pool;
 use crate::ids::Index;
 
@@ -23,9 +24,12 @@ pub(super) struct Shared {
     pub(super) keys_max: usize,
 }
 
+/// Buckets of an index that are looked at for one which is taken; all but the last few lie in one cache line.
+const INDEX_NEIGHBOURS: usize = 4;
+
 /// The counters whose positions begin with the `depth` top bits of `prefix`.
 pub(super) struct Page {
-    index: HashTable<u16>,
+    index: HashTable<u16, IndexMemory>,
     arena: Arena,
     prefix: u64,
     depth: u32,
@@ -35,12 +39,13 @@ pub(super) struct Page {
     changed: Index,
 }
 
-const _: () = assert!(size_of::<Page>() <= 136);
+const _: () = assert!(size_of::<Page>() <= 144);
 
 impl Page {
     /// A page without counters, which has allocated nothing. Bits of `prefix` past `depth` are zero.
-    pub(super) fn empty(crowd: Option<u32>, prefix: u64, depth: u32) -> Page {
-        Page { index: HashTable::new(), arena: Arena::default(), prefix, depth, crowd, changed: Index(0) }
+    pub(super) fn empty(pool: &Pool, crowd: Option<u32>, prefix: u64, depth: u32) -> Page {
+        let index = HashTable::new_in(IndexMemory::of(pool));
+        Page { index, arena: Arena::default(), prefix, depth, crowd, changed: Index(0) }
     }
 
     /// Gives the page's blocks back.
@@ -119,10 +124,17 @@ impl Page {
         self.index.iter_hash(index_hash).next().copied()
     }
 
-    /// Reads bytes of the entry at an offset, so that the processor fetches it; any offset will do.
+    /// Reads what the key that a search looks for would be compared with, or, if there is nothing like it, what an insert of it
+    /// would write: the end of the arena and the neighbourhood of its place in the index. So the processor fetches them.
     #[inline]
-    pub(super) fn touch_entry(&self, offset: u16) -> u8 {
-        self.arena.touch(offset)
+    pub(super) fn touch_entry(&self, index_hash: u64, candidate: Option<u16>) -> u8 {
+        let mut near = 0;
+        if candidate.is_none() {
+            let mask = self.index.num_buckets().wrapping_sub(1);
+            let slots = (0..INDEX_NEIGHBOURS).map(|step| (index_hash as usize).wrapping_add(step) & mask);
+            near = slots.filter_map(|bucket| self.index.get_bucket(bucket)).next().map_or(0, |&slot| slot as u8);
+        }
+        near ^ self.arena.touch(candidate.unwrap_or_else(|| self.arena.end()))
     }
 
     /// The offsets of the members of the candidate set that the index may hold under a hash: all that have it,
@@ -137,10 +149,16 @@ impl Page {
             return None;
         }
         let offset = self.arena.push(&shared.pool, entry)?;
+        self.list(shared, index_hash, offset);
+        Some(offset)
+    }
+
+    /// Puts an entry into the index.
+    #[inline]
+    fn list(&mut self, shared: &Shared, index_hash: u64, offset: u16) {
         let (arena, crowded) = (&self.arena, self.crowd.is_some());
         let hasher = |&offset: &u16| shared.hashing.bits(crowded, arena.entry(offset).key).index;
         self.index.insert_unique(index_hash, offset, hasher);
-        Some(offset)
     }
 
     /// Marks a key as in the candidate set, or not.
@@ -175,7 +193,7 @@ impl Page {
 
     /// Packs the entries anew, without gaps and with counts as narrow as they may be. All offsets change.
     pub(super) fn pack(&mut self, shared: &Shared) {
-        let mut packed = self.fresh(self.crowd, self.prefix, self.depth, self.len());
+        let mut packed = self.fresh(shared, self.crowd, self.prefix, self.depth, self.len());
         for offset in self.arena.offsets() {
             let entry = self.arena.entry(offset);
             packed.take(shared, shared.hashing.bits(self.crowd.is_some(), entry.key), entry);
@@ -185,7 +203,7 @@ impl Page {
 
     /// Makes the page the first one of a crowd: from now on its positions are second hashes. All offsets change.
     pub(super) fn begin_crowd(&mut self, shared: &Shared, crowd: u32) {
-        let mut first = self.fresh(Some(crowd), 0, 0, self.len());
+        let mut first = self.fresh(shared, Some(crowd), 0, 0, self.len());
         for offset in self.arena.offsets() {
             let entry = self.arena.entry(offset);
             first.take(shared, shared.hashing.bits(true, entry.key), entry);
@@ -201,24 +219,22 @@ impl Page {
         let bit = 1 << (u64::BITS - depth);
         // About as many on each side.
         let keys = self.len() / 2 + self.len() / 32;
-        let mut lower = self.fresh(self.crowd, self.prefix, depth, keys);
-        let mut upper = self.fresh(self.crowd, self.prefix | bit, depth, keys);
+        let mut lower = self.fresh(shared, self.crowd, self.prefix, depth, keys);
+        let mut upper = self.fresh(shared, self.crowd, self.prefix | bit, depth, keys);
         for offset in self.arena.offsets() {
-            let entry = self.arena.entry(offset);
-            let bits = shared.hashing.bits(self.crowd.is_some(), entry.key);
+            let bits = shared.hashing.bits(self.crowd.is_some(), self.arena.entry(offset).key);
             let half = if bits.position & bit == 0 { &mut lower } else { &mut upper };
-            half.take(shared, bits, entry);
+            let copied = half.arena.copy(&shared.pool, &self.arena, offset);
+            half.list(shared, bits.index, copied.expect("some of the entries of a page fit into a page"));
         }
         self.replace(shared, lower);
         upper
     }
 
     /// An empty page with room for `keys` keys in its index, changed when this one was.
-    fn fresh(&self, crowd: Option<u32>, prefix: u64, depth: u32, keys: usize) -> Page {
-        let mut page = Page::empty(crowd, prefix, depth);
-        page.index = HashTable::with_capacity(keys);
-        page.changed = self.changed;
-        page
+    fn fresh(&self, shared: &Shared, crowd: Option<u32>, prefix: u64, depth: u32, keys: usize) -> Page {
+        let index = HashTable::with_capacity_in(keys, IndexMemory::of(&shared.pool));
+        Page { index, arena: Arena::default(), prefix, depth, crowd, changed: self.changed }
     }
 
     /// Adds an entry of the page that this one replaces or halves. There is room: blocks are

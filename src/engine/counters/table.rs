@@ -8,7 +8,7 @@
 //! Source: Fagin, Nievergelt, Pippenger, Strong, "Extendible Hashing" (ACM TODS 1979).
 //!
 //! **Growth.** A page that fills splits in two; no step rehashes more than one page. What doubles is the
-//! directory (4 bytes a slot) and the vector of page headers (136 bytes a page, moved and not rehashed): together
+//! directory (4 bytes a slot) and the vector of page headers (144 bytes a page, moved and not rehashed): together
 //! a thousandth of the table.
 //!
 //! **Depth cap and crowds.** The routing seed is public, so keys may be chosen to share a long prefix, and each split
@@ -141,7 +141,7 @@ impl Table {
     pub(super) fn new(hashing: Hashing, pool: Pool, keys_max: usize) -> Table {
         assert!((1..=usize::from(u16::MAX)).contains(&keys_max), "a page holds at least one key");
         let shared = Shared { pool, hashing, keys_max };
-        let first = Page::empty(None, 0, 0);
+        let first = Page::empty(&shared.pool, None, 0, 0);
         Table {
             shared,
             directory: Directory::new(0),
@@ -222,7 +222,8 @@ impl Table {
         for probe in &mut *probes {
             probe.candidate = page(probe).first_candidate(probe.index_hash);
         }
-        black_box(probes.iter().fold(0, |sum, probe| sum ^ page(probe).touch_entry(probe.candidate.unwrap_or(0))));
+        let touch = |probe: &Probe| page(probe).touch_entry(probe.index_hash, probe.candidate);
+        black_box(probes.iter().fold(0, |sum, probe| sum ^ touch(probe)));
     }
 
     /// Where a key is, by what a probe found. Nothing has moved since.

@@ -41,7 +41,7 @@
 //!   becomes `admission`, and `certification` too if that was lower (also during a rebuild, or else the next step
 //!   would drop keys that A vouches for). Then, and only then, all members below `admission` are dropped. What is
 //!   dropped is below `admission` ≤ `certification`: A and B. Raising a boundary makes A and B weaker, and D speaks of fewer
-//!   keys. At least m members go, so it costs O(1) an admission.
+//!   keys. At least m members go, so it costs O(1) an admission. A set larger than usual does it in slices ([`super::compaction`]).
 //! - *Rebuild*, when too few members are certified. `admission` falls to minus infinity, which admits everything, and
 //!   the cursor to the start, so B says nothing; `certification` stays, so A still holds, and what it
 //!   certifies can be answered meanwhile. Each step visits a page and admits what is not below `admission`;
@@ -57,6 +57,11 @@
 //!   of them its boundary: what was not found is below that. So a read of 100 resolves some 150 members instead of up to
 //!   4,096, each of which may be three cache misses. A head into which too many have risen is given up.
 //!
+//! - *Counts that keep falling* would have a rebuild follow the other. If one comes within a million increments of the last, m doubles,
+//!   up to a thousandth of the keys: a rebuild of N keys is then due after some N / 2,000 members have fallen, whatever N
+//!   is, for a few hundredths of a byte a key. It costs increments nothing, and reads only when the head has to be
+//!   found anew. After a million increments without one, a compaction brings m back.
+//!
 //! **Counts that only rise** never need a rebuild: compaction leaves m members that are not below `certification`, none
 //! of them falls, and each read of k ≤ m is answered from the set for ever.
 //!
@@ -66,9 +71,10 @@
 use std::cmp::Ordering;
 
 use super::arena::Entry;
+use super::compaction::{Compaction, Pairs, named};
 use super::table::{Cursor, Member, Place, Table};
 use crate::engine::part::PackedKeys;
-use crate::limits::{TOP_CANDIDATES, TOP_HEAD_MIN, TOP_LARGER_INCREMENTS};
+use crate::limits::{APPLY_CHUNK_KEYS, TOP_CANDIDATES, TOP_CANDIDATES_MAX, TOP_HEAD_MIN, TOP_LARGER_INCREMENTS};
 
 /// Candidates that each of `shards` shards certifies, so that together they answer for the top [`TOP_CANDIDATES`] / 2 of all
 /// without a walk. Keys fall to shards at random: of the top K, one of S shards holds some K / S, and hardly ever more than that
@@ -92,17 +98,23 @@ pub struct Top {
 
 /// A pair that other pairs are compared with; without a key it is minus infinity.
 #[derive(Clone)]
-struct Boundary {
+pub(super) struct Boundary {
     /// `i64::MIN` at minus infinity, so that no count is below it.
     count: i64,
+    /// [`first_bytes`] of the key, and the highest at minus infinity: with equal counts a key that begins with more is below.
+    first_bytes: u64,
     key: Option<Box<[u8]>>,
 }
 
 impl Boundary {
-    const MINUS_INFINITY: Boundary = Boundary { count: i64::MIN, key: None };
+    const MINUS_INFINITY: Boundary = Boundary { count: i64::MIN, first_bytes: u64::MAX, key: None };
+
+    pub(super) fn new(count: i64, key: &[u8]) -> Boundary {
+        Boundary { count, first_bytes: first_bytes(key), key: Some(key.into()) }
+    }
 
     /// Whether the pair is below the boundary.
-    fn is_above(&self, count: i64, key: &[u8]) -> bool {
+    pub(super) fn is_above(&self, count: i64, key: &[u8]) -> bool {
         match count.cmp(&self.count) {
             Ordering::Less => true,
             Ordering::Greater => false,
@@ -140,25 +152,32 @@ struct Head {
 pub(super) struct CandidateSet {
     /// Members kept by a compaction, when no larger read asks for more.
     candidates: usize,
-    /// Members kept by the next compaction; above `candidates` only during and after a rebuild for a larger read.
-    target: usize,
-    members: Vec<Member>,
-    admission: Boundary,
-    certification: Boundary,
-    certified: usize,
+    /// Members kept by the next compaction; above `candidates` only for a while, for larger reads or counts that keep falling.
+    pub(super) target: usize,
+    pub(super) members: Vec<Member>,
+    pub(super) admission: Boundary,
+    pub(super) certification: Boundary,
+    pub(super) certified: usize,
     /// First place not yet visited by the running rebuild.
-    rebuild: Option<Cursor>,
+    pub(super) rebuild: Option<Cursor>,
+    /// The compaction under way, if it goes in slices.
+    pub(super) compaction: Option<Compaction>,
+    /// Members that a slice of background work looks at.
+    slice_members: usize,
     head: Option<Head>,
     /// Increments applied so far.
     increments: u64,
     /// Value of `increments` up to which a larger target is kept.
     larger_until: u64,
+    /// Value of `increments` up to which another rebuild for counts that fell comes soon after the last.
+    fallen_until: u64,
 }
 
 impl CandidateSet {
     /// An empty set that certifies `candidates` keys, for an empty table.
-    pub(super) fn new(candidates: usize) -> CandidateSet {
+    pub(super) fn new(candidates: usize, slice_members: usize) -> CandidateSet {
         assert!(candidates > 0, "a set of no candidates has no boundary");
+        assert!(slice_members > 0, "a slice looks at something");
         CandidateSet {
             candidates,
             target: candidates,
@@ -167,17 +186,20 @@ impl CandidateSet {
             certification: Boundary::MINUS_INFINITY,
             certified: 0,
             rebuild: None,
+            compaction: None,
+            slice_members,
             head: None,
             increments: 0,
             larger_until: 0,
+            fallen_until: 0,
         }
     }
 
-    /// The count below which no key is admitted: what the hot path compares with before it calls
-    /// [`CandidateSet::consider`].
+    /// Whether a non-member may have to be admitted: what the hot path asks before it calls [`CandidateSet::consider`]. Most
+    /// keys end at the first compare, and where all counts are equal at the second.
     #[inline]
-    pub(super) fn admission_count(&self) -> i64 {
-        self.admission.count
+    pub(super) fn may_admit(&self, count: i64, key: &[u8]) -> bool {
+        count > self.admission.count || count == self.admission.count && first_bytes(key) <= self.admission.first_bytes
     }
 
     /// Whether a member whose count rises from `old` to `new` may enter the head: what the hot path asks before it
@@ -202,14 +224,22 @@ impl CandidateSet {
             + self.admission.heap_bytes()
             + self.certification.heap_bytes()
             + head
+            + self.compaction.as_ref().map_or(0, Compaction::heap_bytes)
     }
 
-    /// Admits a non-member that was born, has risen or is visited by a rebuild, unless it is below the boundary.
+    /// Admits a non-member that was born or has risen, unless it is below the boundary.
     pub(super) fn consider(&mut self, table: &mut Table, place: Place) {
+        if self.admit(table, place) {
+            self.contain(table);
+        }
+    }
+
+    /// Admits a non-member unless it is below the boundary; returns whether it did. The set may then be too large.
+    fn admit(&mut self, table: &mut Table, place: Place) -> bool {
         let Entry { count, key, member } = table.entry(place);
         debug_assert!(!member, "only a non-member can be admitted");
         if self.admission.is_above(count, key) {
-            return;
+            return false;
         }
         if !self.certification.is_above(count, key) {
             self.certified += 1;
@@ -221,8 +251,28 @@ impl CandidateSet {
         if enters_head {
             self.enter_head(member);
         }
-        if self.members.len() >= self.target.saturating_mul(2) {
+        true
+    }
+
+    /// Looks after the size of the set when one more has become a member.
+    fn contain(&mut self, table: &mut Table) {
+        if self.compaction.is_some() {
+            // Each admission adds a member: it has to look at several, or there would be no end.
+            self.compact_slice(table, self.slice_members.clamp(4, APPLY_CHUNK_KEYS));
+        } else if self.members.len() >= self.target.saturating_mul(2) {
+            self.begin_compaction(table);
+        }
+    }
+
+    /// Begins to keep the best members and drop the others, as the module's text says; and ends it, unless the set is large.
+    fn begin_compaction(&mut self, table: &mut Table) {
+        if self.rebuild.is_none() && self.increments >= self.larger_until {
+            self.target = self.candidates;
+        }
+        if self.members.len() <= 4 * self.slice_members {
             self.compact(table);
+        } else {
+            self.compaction = Some(Compaction::Gathering { at: 0, pairs: Pairs::default() });
         }
     }
 
@@ -261,7 +311,7 @@ impl CandidateSet {
                 return top;
             }
             while self.rebuild.is_some() {
-                self.rebuild_step(table);
+                self.walk(table);
             }
         }
     }
@@ -273,7 +323,7 @@ impl CandidateSet {
         let top = self.top_of_head(table, k).or_else(|| self.top_of_members(table, k));
         if top.is_none() {
             if self.rebuild.is_none() {
-                self.begin_rebuild(k);
+                self.begin_rebuild(table, k);
             }
             self.target = self.target.max(k + k / 4);
         }
@@ -323,35 +373,55 @@ impl CandidateSet {
         }
         self.head = best.last().map(|last| Head {
             members: best.iter().map(|candidate| candidate.member).collect(),
-            boundary: Boundary { count: last.count, key: Some(key(last).into()) },
+            boundary: Boundary::new(last.count, key(last)),
             members_max: 2 * kept,
         });
         Some(top)
     }
 
-    /// One slice of background work: a page of a rebuild, if one is running or due. Returns whether there is more.
+    /// One slice of background work: a piece of a compaction that is under way, or a page of a rebuild, if one is running or due.
+    /// Returns whether there is more.
     pub(super) fn upkeep(&mut self, table: &mut Table) -> bool {
-        if self.rebuild.is_none() {
+        if self.rebuild.is_none() && self.compaction.is_none() {
             let low_water = self.candidates / 2;
             let may_be_low = self.certification.is_finite() && self.certified < low_water;
-            if !may_be_low || self.recount(table).len() >= low_water {
+            if !may_be_low || self.certifies(table, low_water) {
                 return false;
             }
-            self.begin_rebuild(self.candidates);
+            self.begin_rebuild(table, self.candidates);
         }
-        self.rebuild_step(table);
-        self.rebuild.is_some()
+        self.walk(table);
+        self.rebuild.is_some() || self.compaction.is_some()
     }
 
-    fn begin_rebuild(&mut self, target: usize) {
+    /// A piece of the compaction that is under way, or else visits the page at the cursor of the running rebuild.
+    fn walk(&mut self, table: &mut Table) {
+        if self.compaction.is_some() {
+            self.compact_slice(table, self.slice_members);
+        } else {
+            self.visit_page(table);
+        }
+    }
+
+    fn begin_rebuild(&mut self, table: &Table, target: usize) {
         debug_assert!(self.certification.is_finite(), "a set that holds every key needs no rebuild");
+        if target <= self.candidates {
+            // Counts have fallen. If they did not long ago, a set that is twice as large lasts longer.
+            if self.increments < self.fallen_until {
+                let candidates_max = usize::try_from(table.len() / 1_000).unwrap_or(usize::MAX).min(TOP_CANDIDATES_MAX);
+                self.target = (2 * self.target).min(candidates_max).max(self.target);
+                self.larger_until = self.increments + TOP_LARGER_INCREMENTS;
+            }
+            self.fallen_until = self.increments + TOP_LARGER_INCREMENTS;
+        }
         self.target = self.target.max(target);
         self.admission = Boundary::MINUS_INFINITY;
         self.rebuild = Some(Cursor::START);
     }
 
-    /// Visits the page at the cursor of the running rebuild.
-    fn rebuild_step(&mut self, table: &mut Table) {
+    /// Visits the page at the cursor of the running rebuild. What it admits is contained by the next slices, or the last of it: so
+    /// a large set exceeds twice its target by a page at most.
+    fn visit_page(&mut self, table: &mut Table) {
         let Some(cursor) = self.rebuild else { return };
         // Compaction raises the boundary on the way; what was found above a lower one is asked again.
         let boundary = self.admission.count;
@@ -360,32 +430,44 @@ impl CandidateSet {
             visited.filter(|(_, entry)| entry.count >= boundary && !entry.member).map(|(place, _)| place).collect();
         for place in found {
             if table.entry(place).count >= self.admission.count {
-                self.consider(table, place);
+                let admitted = self.admit(table, place);
+                if admitted && self.target <= 2 * self.slice_members {
+                    self.contain(table);
+                }
             }
+        }
+        if self.compaction.is_none() && self.members.len() >= self.target.saturating_mul(2) {
+            self.begin_compaction(table);
         }
         self.rebuild = table.end_of(table.page_at(cursor));
         if self.rebuild.is_none() {
+            // What was not below the former boundary is not below this one: `certified` is still a lower bound.
             self.certification = self.admission.clone();
-            self.recount(table);
         }
+    }
+
+    /// Whether so many members are not below `certification`; counts them, up to that number.
+    fn certifies(&mut self, table: &Table, wanted: usize) -> bool {
+        self.certified = 0;
+        for slice in self.members.chunks(self.slice_members) {
+            let (certification, certified) = (&self.certification, &mut self.certified);
+            table.probe_members(slice, |member, probe| {
+                let below = named(table, member, probe).any(|(_, one)| certification.is_above(one.count, one.key));
+                *certified += usize::from(!below);
+            });
+            if self.certified >= wanted {
+                return true;
+            }
+        }
+        false
     }
 
     /// Keeps the best members and drops the others, as the module's text says.
     fn compact(&mut self, table: &mut Table) {
-        if self.rebuild.is_none() && self.increments >= self.larger_until {
-            self.target = self.candidates;
-        }
         let mut gathered = gather(table, &self.members);
         debug_assert_eq!(gathered.len(), self.members.len(), "every member is flagged, and nothing else");
         let (_, &mut last, _) = gathered.select_nth_unstable_by(self.target - 1, |a, b| highest_first(table, a, b));
-        let key = table.entry(last.place).key;
-        if !self.admission.is_above(last.count, key) {
-            self.admission = Boundary { count: last.count, key: Some(key.into()) };
-            if !self.certification.is_above(last.count, key) {
-                self.certification = self.admission.clone();
-            }
-        }
-
+        self.raise(last.count, table.entry(last.place).key);
         self.members.clear();
         self.certified = 0;
         for candidate in gathered {
@@ -403,13 +485,26 @@ impl CandidateSet {
         self.members.shrink_to(self.target.saturating_mul(2));
     }
 
+    /// Raises `admission` to a pair, unless that is below it, and `certification` with it if it was lower.
+    pub(super) fn raise(&mut self, count: i64, key: &[u8]) {
+        if !self.admission.is_above(count, key) {
+            self.admission = Boundary::new(count, key);
+            if !self.certification.is_above(count, key) {
+                self.certification = self.admission.clone();
+            }
+        }
+    }
+
     /// Gathers the members that are not below `certification`, and counts them.
     fn recount(&mut self, table: &Table) -> Vec<Candidate> {
         let mut certified = gather(table, &self.members);
         debug_assert_eq!(certified.len(), self.members.len(), "every member is flagged, and nothing else");
         let boundary = &self.certification;
         certified.retain(|candidate| !boundary.is_above(candidate.count, table.entry(candidate.place).key));
-        self.certified = certified.len();
+        if self.compaction.is_none() {
+            // Otherwise they are being counted.
+            self.certified = certified.len();
+        }
         certified
     }
 
@@ -456,6 +551,15 @@ impl CandidateSet {
         members.sort_unstable();
         flagged.sort_unstable();
         assert_eq!(members, flagged, "the members are the flagged keys");
+    }
+}
+
+/// The first eight bytes of a key, as a number that orders as they do; zeros follow a shorter one.
+#[inline]
+pub(super) fn first_bytes(key: &[u8]) -> u64 {
+    match key.first_chunk() {
+        Some(first) => u64::from_be_bytes(*first),
+        None => key.iter().rev().fold(0, |number, &byte| number >> 8 | u64::from(byte) << 56),
     }
 }
 
@@ -514,6 +618,7 @@ mod tests {
     use crate::engine::counters::{Pool, Secret};
     use crate::engine::prng::Prng;
     use crate::ids::KeyHash;
+    use crate::limits::TOP_SLICE_MEMBERS;
 
     fn table(keys_max: usize) -> Table {
         let hashing = Hashing::new(&(KeyHash(0)..=KeyHash(u64::MAX)), 0, Secret::default(), KeyHash::of);
@@ -538,7 +643,7 @@ mod tests {
             let mut prng = Prng::new(seed);
             let target = 1 + prng.below(12) as usize;
             let keys = 1 + prng.below(100);
-            let mut set = CandidateSet::new(target);
+            let mut set = CandidateSet::new(target, TOP_SLICE_MEMBERS);
             let mut table = table(8);
             for _ in 0..500 {
                 add(&mut set, &mut table, prng.below(keys), prng.below(3) as i64);
@@ -550,7 +655,7 @@ mod tests {
 
     #[test]
     fn equal_counts_in_descending_key_order_admit_every_key_and_stay_bounded() {
-        let mut set = CandidateSet::new(5);
+        let mut set = CandidateSet::new(5, TOP_SLICE_MEMBERS);
         let mut table = table(16);
         for number in (0..2_000).rev() {
             add(&mut set, &mut table, number, 1);
@@ -563,7 +668,7 @@ mod tests {
 
     #[test]
     fn a_larger_read_is_answered_again_without_a_scan_until_its_set_shrinks() {
-        let mut set = CandidateSet::new(4);
+        let mut set = CandidateSet::new(4, TOP_SLICE_MEMBERS);
         let mut table = table(16);
         for number in 0..1_000 {
             add(&mut set, &mut table, number, (number % 50) as i64);
@@ -588,7 +693,7 @@ mod tests {
 
     #[test]
     fn a_scan_for_a_larger_read_is_driven_from_outside() {
-        let mut set = CandidateSet::new(4);
+        let mut set = CandidateSet::new(4, TOP_SLICE_MEMBERS);
         let mut table = table(16);
         for number in 0..1_000 {
             add(&mut set, &mut table, number, 7);
@@ -609,13 +714,84 @@ mod tests {
     }
 
     #[test]
+    fn a_sliced_compaction_keeps_the_set_bounded_and_the_best_in_it() {
+        for (target, slice) in [(100, 1), (100, 7), (64, 16), (300, 100)] {
+            let mut set = CandidateSet::new(target, slice);
+            let mut table = table(64);
+            let (mut sliced, mut largest) = (0, 0);
+            for number in (0..30_000).rev() {
+                add(&mut set, &mut table, number, 1);
+                largest = largest.max(set.members.len());
+                sliced += usize::from(set.compaction.is_some());
+                if number % 97 == 0 {
+                    set.invariants(&table);
+                    assert!(set.recount(&table).len() >= target.min(table.len() as usize));
+                }
+            }
+            assert!(sliced > 1_000, "slices of {slice}: {sliced} increments");
+            assert!(largest <= 4 * target, "slices of {slice}: {largest} members of {target}");
+            let best: Vec<[u8; 8]> = (0..target as u64).map(u64::to_be_bytes).collect();
+            assert_eq!(
+                set.begin_top(&table, target).expect("they are certified").keys.iter().collect::<Vec<_>>(),
+                best
+            );
+        }
+    }
+
+    #[test]
+    fn a_walk_lets_compaction_go_first_and_exceeds_its_target_by_a_page_at_most() {
+        let (page, target) = (64, 200);
+        let mut set = CandidateSet::new(4, 16);
+        let mut table = table(page);
+        for number in 0..10_000 {
+            add(&mut set, &mut table, number, (number % 10) as i64);
+        }
+        assert_eq!(set.begin_top(&table, target), None);
+        let (mut compacting, mut longest) = (0, 0);
+        while set.upkeep(&mut table) {
+            compacting += usize::from(set.compaction.is_some());
+            longest = longest.max(set.members.len());
+            set.invariants(&table);
+        }
+        assert!(compacting > 10 && longest <= 2 * set.target + page, "{compacting} slices, {longest} members");
+        assert_eq!(set.begin_top(&table, target).map(|top| top.counts), Some(vec![9; target]));
+    }
+
+    #[test]
+    fn a_set_whose_counts_keep_falling_grows_up_to_a_thousandth_of_the_keys() {
+        let candidates = 8;
+        let mut set = CandidateSet::new(candidates, TOP_SLICE_MEMBERS);
+        let mut table = table(512);
+        for number in 0..40_000 {
+            add(&mut set, &mut table, number, number as i64);
+        }
+        let mut scans = [0, 0];
+        for lowered in 0..400 {
+            let number = 39_999 - lowered;
+            add(&mut set, &mut table, number, -(number as i64));
+            let begun = set.begin_top(&table, 1).is_none();
+            scans[usize::from(lowered >= 200)] += usize::from(begun);
+            while set.upkeep(&mut table) {}
+            assert!(set.target <= 40);
+        }
+        assert_eq!(set.target, 40);
+        assert!(scans[1] <= 200 / 20 && scans[0] > scans[1], "{scans:?}");
+        set.note_increments(2 * TOP_LARGER_INCREMENTS as usize);
+        for number in 40_000..40_100 {
+            add(&mut set, &mut table, number, number as i64);
+        }
+        assert_eq!(set.target, candidates, "it shrinks when counts fall no more");
+        set.invariants(&table);
+    }
+
+    #[test]
     fn candidates_fall_with_the_number_of_shards() {
         assert_eq!([0, 1, 4, 16, 64, 256, 4_096].map(candidates_for), [2_048, 2_048, 612, 180, 128, 128, 128]);
     }
 
     #[test]
     fn the_head_answers_and_gives_up_when_it_grows() {
-        let mut set = CandidateSet::new(1_000);
+        let mut set = CandidateSet::new(1_000, TOP_SLICE_MEMBERS);
         let mut table = table(64);
         for number in 0..5_000 {
             add(&mut set, &mut table, number, number as i64);

@@ -17,8 +17,9 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(seed: u64, candidates: usize) -> Stream {
-        let setup = Setup { page_keys_max: 32, ..Setup::new(KeyHash(0)..=KeyHash(u64::MAX), 0, candidates) };
+    fn new(seed: u64, candidates: usize, top_slice_members: usize) -> Stream {
+        let setup = Setup::new(KeyHash(0)..=KeyHash(u64::MAX), 0, candidates);
+        let setup = Setup { page_keys_max: 32, top_slice_members, ..setup };
         Stream {
             counters: Counters::new(setup.clone()),
             simple: SimpleCounters::default(),
@@ -95,8 +96,9 @@ impl Stream {
 /// Runs `step` again and again, with everything else in between, for sets of several sizes.
 fn hurt(steps: u64, mut step: impl FnMut(&mut Stream, u64)) -> (u32, u32) {
     let mut totals = (0, 0);
-    for (seed, candidates) in [(1, 2), (2, 5), (3, 16), (4, 60)] {
-        let mut stream = Stream::new(seed, candidates);
+    // The last number is that of members in a slice: some sets are compacted at once, the others in slices.
+    for (seed, candidates, slice) in [(1, 2, 100), (2, 5, 1), (3, 16, 100), (4, 60, 100), (5, 16, 3), (6, 60, 16)] {
+        let mut stream = Stream::new(seed, candidates, slice);
         for number in 0..steps {
             step(&mut stream, number);
             stream.between();
@@ -169,6 +171,37 @@ fn keys_born_negative() {
         let delta = stream.prng.below(20) as i64 - 19;
         stream.add(key, delta);
     });
+}
+
+#[test]
+fn reads_in_the_middle_of_a_sliced_compaction() {
+    for (seed, candidates, slice) in [(1, 40, 2), (2, 40, 7), (3, 100, 16)] {
+        let mut stream = Stream::new(seed, candidates, slice);
+        for number in 0..1_500 {
+            // Mostly newcomers that are admitted, so that one compaction follows the other.
+            let number = if stream.prng.chance(1, 10) { stream.prng.below(1_500) } else { number };
+            let delta = if stream.prng.chance(1, 20) { -1 } else { (number / 10) as i64 };
+            stream.add(10_000 - number, delta);
+            // A head would answer for the set.
+            stream.check(1 + number as usize % candidates);
+            if number % 8 == 0 {
+                stream.check(candidates);
+            }
+        }
+        stream.finish();
+    }
+}
+
+#[test]
+fn mutants_are_caught() {
+    let caught = |name: &str, test: fn()| {
+        let mutant = crate::mutant::OF_COUNTERS.iter().find(|mutant| mutant.name == name).expect("it is listed");
+        let noticed = std::panic::catch_unwind(|| crate::mutant::with(mutant, test)).is_err();
+        assert!(noticed, "{mutant:?}");
+    };
+    assert_eq!(crate::mutant::OF_COUNTERS.len(), 2, "each has a test that notices it");
+    caught("birth-below-zero-not-tested", keys_born_negative);
+    caught("flags-cleared-first", reads_in_the_middle_of_a_sliced_compaction);
 }
 
 #[test]

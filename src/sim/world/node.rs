@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{CLUSTER, NODE, World};
 use crate::engine::cluster::StoreAddress;
+use crate::engine::counters::Pool;
 use crate::engine::gateway::{ConnectionId, Gateway, GatewayConfig};
 use crate::engine::input::Input;
 use crate::engine::part::{PackedKeys, PartReply, PartRequest};
@@ -295,7 +296,7 @@ impl World {
                 Ok(())
             };
             let _same = recover(&mut disk.twin(), identity, config.wal, self.opened, &mut visit);
-            let opened = Store::open(config.clone(), disk, self.opened, now);
+            let opened = Store::open(config.clone(), Pool::borrowed(), disk, self.opened, now);
             if disk.died() {
                 self.report.deaths_in_recovery += 1;
                 return Ok(None);

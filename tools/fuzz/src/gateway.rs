@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use dkc::engine::cluster::{ClusterMap, StoreAddress};
-use dkc::engine::counters::Secret;
+use dkc::engine::counters::{Pool, Secret};
 use dkc::engine::gateway::{ConnectionId, Gateway, GatewayConfig};
 use dkc::engine::input::{DiskDone, Input};
 use dkc::engine::part::{PartAnswer, PartReply, PartRequest};
@@ -124,7 +124,7 @@ impl Node {
             session_age_micros,
         };
         let mut dir = LogDir::default();
-        let (store, _) = Store::open(config, &mut dir, false, now).expect("an empty log opens");
+        let (store, _) = Store::open(config, Pool::borrowed(), &mut dir, false, now).expect("an empty log opens");
         let connections = [0, 1, 2].map(ConnectionId);
         let (parts, answers, asked) = (Vec::new(), Vec::new(), Vec::new());
         let mut node = Node { gateway, store, dir, now, connections, next_connection: 3, asked, parts, answers, fault };
