@@ -39,6 +39,7 @@ mod arena;
 #[cfg(test)]
 mod differential_tests;
 mod hashing;
+pub mod image;
 mod page;
 mod pool;
 #[cfg(any(test, feature = "sim"))]

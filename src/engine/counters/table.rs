@@ -28,6 +28,8 @@
 //! What is found is a hint, to be checked against the key, and void once anything has moved. (Prefetch instructions
 //! need `unsafe` and gained 5 %.)
 
+pub(super) mod image;
+
 use std::hint::black_box;
 
 use super::arena::{Added, Entry};
