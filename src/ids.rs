@@ -56,6 +56,10 @@ id! {
     SegmentEpoch(u64)
 }
 id! {
+    /// The number of a checkpoint, unique in its store, only ever growing. 0 is "none".
+    CheckpointNumber(u64)
+}
+id! {
     /// A client session: an identity under which requests are counted once. Minted by the meta shard, growing for ever,
     /// never reused. 0 is "no session": such requests are not deduplicated.
     SessionId(u64)
@@ -117,6 +121,14 @@ impl Sequence {
 impl SessionId {
     /// No session.
     pub const NONE: SessionId = SessionId(0);
+}
+
+impl CheckpointNumber {
+    /// The number after this one.
+    #[must_use]
+    pub fn next(self) -> CheckpointNumber {
+        CheckpointNumber(self.0 + 1)
+    }
 }
 
 impl SegmentEpoch {

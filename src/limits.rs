@@ -217,7 +217,8 @@ pub const WAL_SEGMENTS_AHEAD: usize = 2;
 pub const WAL_PREPARE_RETRY_MICROS: u64 = 1_000_000;
 /// Bytes of zeros written at a time while a segment is prepared, so that a log write never waits behind much more.
 pub const WAL_ZERO_BYTES_MAX: usize = 1 << 20;
-/// Disk operations of a store that may be under way. A log asks for at most two: one write, one step of preparing a segment.
+/// Disk operations of a store that may be under way. A log asks for at most two: one write, one step of preparing a segment; for
+/// checkpoints there is one.
 pub const DISK_OPERATIONS_MAX: usize = 4;
 /// How long a disk that is being closed waits for the kernel to finish with its buffers; those still in use then are leaked.
 pub const DISK_CLOSE_MICROS_MAX: u64 = 2_000_000;
@@ -234,6 +235,37 @@ pub const SCAN_PIECE_BYTES: usize = 256 << 10;
 pub const SCAN_REPLY_BYTES_MAX: usize = SCAN_PIECE_BYTES + PAGE_KEYS_MAX * (KEY_BYTES_MAX + 12) + 4_096;
 /// How long a scan is kept for a client that does not ask for its next piece.
 pub const SCAN_IDLE_MICROS_MAX: u64 = 30_000_000;
+/// Bytes of one archive of a checkpoint, at most: a page of the longest keys fits.
+pub const ARCHIVE_BYTES_MAX: usize = 8 << 20;
+/// Bytes of sessions or names that are put into one archive of a checkpoint, give or take one record.
+pub const ARCHIVE_PIECE_BYTES: usize = 1 << 20;
+/// Bytes of one write to a checkpoint's file.
+pub const CHECKPOINT_WRITE_BYTES: usize = 256 << 10;
+/// Bytes of a checkpoint that wait to be written, from which on no more are made.
+pub const CHECKPOINT_PENDING_BYTES: usize = 1 << 20;
+/// Bytes of a checkpoint that are read at a time.
+pub const CHECKPOINT_READ_BYTES: usize = 1 << 20;
+/// Log records read between two words on how far a start has come.
+pub const REPLAY_PROGRESS_RECORDS: u64 = 1_024;
+/// Bytes of a store's log from one checkpoint of a shard to the next, if nothing else is configured and the last one was not larger.
+pub const CHECKPOINT_LOG_BYTES_DEFAULT: u64 = 256 << 20;
+/// Bytes of log between checkpoints, at least.
+pub const CHECKPOINT_LOG_BYTES_MIN: u64 = 16 << 20;
+/// Bytes that a store writes to checkpoints in a second, at most, when nothing else is configured.
+pub const CHECKPOINT_RATE_DEFAULT: u64 = 64 << 20;
+/// The lowest such rate that can be configured.
+pub const CHECKPOINT_RATE_MIN: u64 = 1 << 20;
+/// Share of a second by which checkpoints may run ahead of their rate.
+pub const CHECKPOINT_BURST_DIVISOR: u64 = 64;
+/// How long to wait before a checkpoint that failed is tried again; doubled from one time to the next.
+pub const CHECKPOINT_RETRY_MICROS_MIN: u64 = 1_000_000;
+/// How long to wait for that at most.
+pub const CHECKPOINT_RETRY_MICROS_MAX: u64 = 64_000_000;
+/// Bytes that are kept free for a checkpoint beside a quarter more than the last one took.
+pub const CHECKPOINT_RESERVE_BYTES_MIN: u64 = 64 << 10;
+/// Bits by which the depth of a directory made of images may exceed that of a table with so many pages: the table may have
+/// grown so many times over while they were taken.
+pub const IMAGE_DEPTH_SLACK: u32 = 8;
 
 /// Bytes of a block, the unit in which a pool hands out memory for counters.
 pub const BLOCK_BYTES: usize = 1_024;
@@ -289,9 +321,18 @@ const _: () = {
     assert!(SHARDS_MAX + STORES_MAX + 16 <= FLATBUFFER_TABLES_MAX);
     assert!(WAL_SEGMENT_BYTES_MIN <= WAL_SEGMENT_BYTES_DEFAULT && WAL_SEGMENT_BYTES_DEFAULT <= WAL_SEGMENT_BYTES_MAX);
     // The group table of a segment header fits in one write.
-    assert!(SHARDS_MAX * 64 + WAL_BLOCK_BYTES <= WAL_WRITE_BYTES_MAX);
+    assert!(SHARDS_MAX * 192 + WAL_BLOCK_BYTES <= WAL_WRITE_BYTES_MAX);
     // Room is counted with two writes of waste at a segment's end; some must remain.
     assert!(8 * WAL_WRITE_BYTES_MAX as u64 <= WAL_SEGMENT_BYTES_MIN);
     assert!(WAL_SEGMENTS_AHEAD >= 2);
     assert!(WAL_ZERO_BYTES_MAX.is_multiple_of(WAL_BLOCK_BYTES));
+    // A page's keys, lengths and counts fit in an archive; so do a piece of sessions and its last record, which may name a place, an
+    // overflow and a count for each increment of a request.
+    assert!(PAGE_KEYS_MAX * (KEY_BYTES_MAX + 2 + 8) + 1_024 <= ARCHIVE_BYTES_MAX);
+    assert!(ARCHIVE_PIECE_BYTES + BATCH_KEYS_MAX * (4 + 4 + 8) + 1_024 <= ARCHIVE_BYTES_MAX);
+    assert!(CHECKPOINT_WRITE_BYTES.is_multiple_of(WAL_BLOCK_BYTES) && CHECKPOINT_WRITE_BYTES <= WAL_WRITE_BYTES_MAX);
+    assert!(CHECKPOINT_READ_BYTES.is_multiple_of(WAL_BLOCK_BYTES));
+    assert!(
+        CHECKPOINT_LOG_BYTES_MIN >= WAL_SEGMENT_BYTES_MIN && CHECKPOINT_LOG_BYTES_MIN <= CHECKPOINT_LOG_BYTES_DEFAULT
+    );
 };

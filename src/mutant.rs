@@ -13,7 +13,7 @@ pub struct Mutant {
     pub what: &'static str,
 }
 
-/// Every bug there is to put back in.
+/// The bugs that the simulated world must notice.
 pub const ALL: &[Mutant] = &[
     Mutant { name: "retry-applied-again", what: "a number that was decided is applied once more" },
     Mutant { name: "retry-answered-from-now", what: "a repeated request is answered with the entry that repeats it" },
@@ -52,6 +52,19 @@ pub const ALL: &[Mutant] = &[
         what: "a file of a dead process is used again, and its late write lands in it",
     },
     Mutant { name: "header-not-awaited", what: "a store counts as opened before its first log header is durable" },
+    Mutant {
+        name: "overflow-refuses-others",
+        what: "an overflow refuses other increments too, so replay depends on pages",
+    },
+    Mutant { name: "sessions-at-the-end-ignored", what: "sessions are not replaced at the end of a checkpoint" },
+    Mutant { name: "checkpoint-not-synced", what: "a checkpoint is named before its file is durable" },
+    Mutant {
+        name: "leftovers-removed-at-once",
+        what: "a file is removed although a late record may still name its checkpoint",
+    },
+    Mutant { name: "replay-over-newer-pages", what: "replay applies an entry again to a page that is past it" },
+    Mutant { name: "page-taken-as-of-the-start", what: "a page's image says that it is older than it is" },
+    Mutant { name: "split-pages-skipped", what: "the walk over pages misses the sibling of one that has split" },
     Mutant { name: "mark-not-logged", what: "a shard expires sessions by hearsay, without an entry of its log" },
 ];
 
@@ -60,6 +73,20 @@ pub const OF_COUNTERS: &[Mutant] = &[
     Mutant { name: "birth-below-zero-not-tested", what: "a key whose first delta is negative is no candidate" },
     Mutant { name: "flags-cleared-first", what: "a sliced compaction drops members before it raises certification" },
 ];
+/// Bugs that the simulated world is too small for. The test that catches each names it.
+pub const CAUGHT_BY_TESTS: &[Mutant] = &[Mutant {
+    name: "candidates-of-some-pages",
+    what: "the highest keys are not found anew from all pages of a checkpoint",
+}];
+
+/// The bug of this name that a test catches.
+///
+/// # Panics
+/// If there is none.
+#[cfg(test)]
+pub(crate) fn caught_here(name: &str) -> &'static Mutant {
+    CAUGHT_BY_TESTS.iter().find(|mutant| mutant.name == name).expect("the bug is listed")
+}
 
 /// The condition under which a named bug is active.
 macro_rules! mutant {
@@ -79,15 +106,17 @@ pub fn is_active(name: &str) -> bool {
     ACTIVE.get() == Some(name)
 }
 
+/// Takes a bug out again, also when its run panics.
+struct Restore(Option<&'static str>);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        ACTIVE.set(self.0);
+    }
+}
+
 /// Runs something with a bug put back in. Does nothing without the feature `mutants`.
 pub fn with<T>(mutant: &Mutant, run: impl FnOnce() -> T) -> T {
-    /// Puts back what was there before, also when a test has noticed the bug.
-    struct Before(Option<&'static str>);
-    impl Drop for Before {
-        fn drop(&mut self) {
-            ACTIVE.set(self.0);
-        }
-    }
-    let _before = Before(ACTIVE.replace(Some(mutant.name)));
+    let _restored = Restore(ACTIVE.replace(Some(mutant.name)));
     run()
 }

@@ -1,5 +1,6 @@
 //! What a store is told.
 
+use super::checkpoint::FileDone;
 use super::part::PartRequest;
 use super::wal::{AlignedBuffer, DiskOpId};
 use crate::ids::SessionId;
@@ -11,10 +12,14 @@ pub enum Input {
     Tick,
     /// The shell begins a new turn: work that was put off for the sake of everybody else goes on, by a bounded piece.
     Turn,
+    /// The effects of the turn are on their way: there is time for a bounded piece of work that nobody waits for.
+    Spare,
     /// A gateway asks something of a shard of this store.
     Part(PartRequest),
     /// A disk operation of an earlier output has ended.
     Disk(DiskDone),
+    /// An operation on the files of checkpoints has ended.
+    Checkpoint(FileDone),
     /// The meta shard has expired sessions up to this one. It may come late, twice, or not at all: a later one makes up for it.
     SessionMark(SessionId),
     /// No further increments are to be accepted; what was accepted is finished.

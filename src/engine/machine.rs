@@ -12,8 +12,10 @@
 
 use std::ops::Range;
 
+use super::checkpoint::loader::{Loaded, LoadedCounters};
 use super::cluster::ClusterMap;
 use super::command::{self, Batch, Command, CommandError, MetaBatch, MetaPart, Part, Stamped};
+use super::counters::image::AppliedUpTo;
 use super::counters::{self, Counters, Increment, Outcome, Pool, Secret, Setup};
 use super::prng::mix;
 use super::raft::Entry;
@@ -49,6 +51,20 @@ pub(super) struct Shard {
     pub(super) counters: Counters,
     pub(super) windows: Windows,
     pub(super) epoch: ShardEpoch,
+    /// Between the entries that a checkpoint spans: what is still to be made up for.
+    resuming: Option<Box<Resuming>>,
+}
+
+/// What a shard that was started from a checkpoint knows until it has applied the last entry that the checkpoint spans (B).
+/// Until then nothing of it is shown to anybody.
+struct Resuming {
+    until: Index,
+    /// Up to which entry the counters have been applied already.
+    applied: AppliedUpTo,
+    /// The sessions at B.
+    windows: Windows,
+    /// Increments that were passed over.
+    passed_over: u64,
 }
 
 /// The state of the meta shard.
@@ -96,30 +112,56 @@ enum Second<'a> {
 }
 
 impl Machine {
-    pub(super) fn new(
-        shard: ShardId,
-        first: KeyHash,
-        last: KeyHash,
-        map: &ClusterMap,
-        secret: Secret,
-        pool: &Pool,
-    ) -> Machine {
-        if shard == ShardId::META {
+    pub(super) fn new(shard: ShardId, setup: Option<Setup>) -> Machine {
+        let Some(setup) = setup else {
+            debug_assert_eq!(shard, ShardId::META, "a counting shard has counters");
             return Machine::Meta(Box::default());
-        }
-        let candidates = counters::candidates_for(map.shards.len());
-        let setup = Setup { secret, pool: pool.clone(), ..Setup::new(first..=last, map.routing_seed, candidates) };
+        };
         Machine::Counters(Box::new(Shard {
             counters: Counters::new(setup),
             windows: Windows::default(),
             epoch: ShardEpoch(1),
+            resuming: None,
         }))
+    }
+
+    /// The state that a checkpoint holds, which spans entries up to `until`.
+    pub(super) fn of_checkpoint(loaded: Loaded, until: Index) -> Machine {
+        match loaded {
+            Loaded::Meta { registry, map } => Machine::Meta(Box::new(Meta { map: Some(map), registry })),
+            Loaded::Counters(loaded) => {
+                let LoadedCounters { counters, applied, windows, windows_at_end, epoch } = *loaded;
+                let resuming =
+                    windows_at_end.map(|windows| Box::new(Resuming { until, applied, windows, passed_over: 0 }));
+                Machine::Counters(Box::new(Shard { counters, windows, epoch, resuming }))
+            }
+        }
+    }
+
+    /// What the counters of a shard are made with.
+    pub(super) fn setup(
+        (first, last): (KeyHash, KeyHash),
+        map: &ClusterMap,
+        secret: Secret,
+        page_keys_max: usize,
+        pool: &Pool,
+    ) -> Setup {
+        let candidates = counters::candidates_for(map.shards.len());
+        Setup { secret, page_keys_max, pool: pool.clone(), ..Setup::new(first..=last, map.routing_seed, candidates) }
     }
 
     /// Applies one committed entry. What came of it replaces what is in `effects`.
     pub(super) fn apply(&mut self, routing_seed: u64, entry: &Entry, effects: &mut Effects) -> Result<(), ApplyError> {
         effects.outcomes.clear();
         effects.settled.clear();
+        self.change(routing_seed, entry, effects)?;
+        if let Machine::Counters(shard) = self {
+            shard.reach(entry.index);
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, routing_seed: u64, entry: &Entry, effects: &mut Effects) -> Result<(), ApplyError> {
         match (command::decode(&entry.payload)?, self) {
             (Command::NoOp, _) => Ok(()),
             (Command::Batch(batch), Machine::Counters(shard)) => shard.batch(routing_seed, entry.index, batch, effects),
@@ -146,6 +188,22 @@ impl Machine {
         }
     }
 
+    /// Pages of the table, and increments that replay has passed over so far, while it is under way.
+    pub(super) fn pages_and_passed_over(&self) -> (u64, u64) {
+        match self {
+            Machine::Counters(shard) => {
+                let passed_over = shard.resuming.as_ref().map_or(0, |resuming| resuming.passed_over);
+                (shard.counters.page_count() as u64, passed_over)
+            }
+            Machine::Meta(_) => (0, 0),
+        }
+    }
+
+    /// Whether the state is one of a single entry, and not yet between those that a checkpoint spans.
+    pub(super) fn is_of_one_moment(&self) -> bool {
+        matches!(self, Machine::Meta(_)) || matches!(self, Machine::Counters(shard) if shard.resuming.is_none())
+    }
+
     /// Whether the meta shard's map is not yet in its log.
     pub(super) fn lacks_map(&self) -> bool {
         matches!(self, Machine::Meta(meta) if meta.map.is_none())
@@ -160,7 +218,18 @@ impl Machine {
 impl Shard {
     /// A hash of the state, the same whatever order and layout it came to have.
     pub(super) fn digest(&self) -> u64 {
+        debug_assert!(self.resuming.is_none(), "C3: what is of no single moment has no digest");
         mix(self.counters.digest() ^ mix(self.windows.digest() ^ self.epoch.0))
+    }
+
+    /// Notes that an entry has been applied. At B the sessions are replaced whole: what they say of increments that were passed over is
+    /// in the copy only (rule C3).
+    fn reach(&mut self, index: Index) {
+        if let Some(resuming) = self.resuming.take_if(|resuming| resuming.until <= index)
+            && !mutant!("sessions-at-the-end-ignored")
+        {
+            self.windows = resuming.windows;
+        }
     }
 
     fn batch(
@@ -173,7 +242,7 @@ impl Shard {
         // An entry of another epoch was routed by another range: nothing in it is decided, no number is taken.
         let fits = batch.epoch == self.epoch;
         self.counters.set_applying(index);
-        let mut chunk = Chunk::new();
+        let mut chunk = Chunk::new(index);
         let mut position = 0;
         let mut second = Vec::new();
         while let Some(part) = batch.next_part()? {
@@ -189,7 +258,12 @@ impl Shard {
                     if decision == Decision::Apply {
                         for _ in 0..count {
                             let increment = batch.next_increment(routing_seed)?;
-                            chunk.push(increment, &mut self.counters, &mut effects.outcomes);
+                            chunk.push(
+                                increment,
+                                &mut self.counters,
+                                self.resuming.as_deref_mut(),
+                                &mut effects.outcomes,
+                            );
                         }
                     } else {
                         batch.skip_increments(count)?;
@@ -223,7 +297,7 @@ impl Shard {
             };
             effects.settled.push(settled);
         }
-        chunk.flush(&mut self.counters, &mut effects.outcomes);
+        chunk.flush(&mut self.counters, self.resuming.as_deref_mut(), &mut effects.outcomes);
         second.iter().try_for_each(|second| self.second_pass(second, index, effects))
     }
 
@@ -282,27 +356,67 @@ struct Chunk<'a> {
     filled: usize,
     /// Increments of the entry so far.
     taken: usize,
+    /// The entry.
+    index: Index,
 }
 
 impl<'a> Chunk<'a> {
-    fn new() -> Chunk<'a> {
+    fn new(index: Index) -> Chunk<'a> {
         const EMPTY: Increment<'_> = Increment { hash: KeyHash(0), key: &[], delta: 0 };
-        Chunk { increments: [EMPTY; APPLY_CHUNK_KEYS], filled: 0, taken: 0 }
+        Chunk { increments: [EMPTY; APPLY_CHUNK_KEYS], filled: 0, taken: 0, index }
     }
 
     #[inline]
-    fn push(&mut self, increment: Increment<'a>, counters: &mut Counters, outcomes: &mut Vec<Outcome>) {
+    fn push(
+        &mut self,
+        increment: Increment<'a>,
+        counters: &mut Counters,
+        resuming: Option<&mut Resuming>,
+        outcomes: &mut Vec<Outcome>,
+    ) {
         self.increments[self.filled] = increment;
         self.filled += 1;
         self.taken += 1;
         if self.filled == APPLY_CHUNK_KEYS {
-            self.flush(counters, outcomes);
+            self.flush(counters, resuming, outcomes);
         }
     }
 
-    fn flush(&mut self, counters: &mut Counters, outcomes: &mut Vec<Outcome>) {
-        counters.apply_batch(&self.increments[..self.filled], outcomes);
+    fn flush(&mut self, counters: &mut Counters, resuming: Option<&mut Resuming>, outcomes: &mut Vec<Outcome>) {
+        let increments = &self.increments[..self.filled];
         self.filled = 0;
+        let overflows = |one: &Increment<'_>| {
+            counters.count(one.hash, one.key).is_some_and(|count| count.checked_add(one.delta).is_none())
+        };
+        if mutant!("overflow-refuses-others") && increments.iter().any(overflows) {
+            return outcomes.extend(increments.iter().map(|_| Outcome::Overflow));
+        }
+        match resuming {
+            None => counters.apply_batch(increments, outcomes),
+            Some(resuming) => resuming.apply(increments, self.index, counters, outcomes),
+        }
+    }
+}
+
+impl Resuming {
+    /// Applies the increments of an entry, but for those of pages that were taken after it. What came of these is not decided again: it may
+    /// be anything here, since sessions are replaced before anybody asks.
+    fn apply(
+        &mut self,
+        increments: &[Increment<'_>],
+        index: Index,
+        counters: &mut Counters,
+        outcomes: &mut Vec<Outcome>,
+    ) {
+        for increment in increments {
+            let past = counters.is_past(&self.applied, increment, index);
+            if past && !mutant!("replay-over-newer-pages") {
+                self.passed_over += 1;
+                outcomes.push(Outcome::Applied(0));
+            } else {
+                counters.apply_batch(std::slice::from_ref(increment), outcomes);
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! store     replicas of one core and their log                          `step(input)`, `take_output()`
 //! replica   one shard's copy: requests, Raft group, state machine
 //! raft      one Raft group                                              terms, votes, commit
+//! checkpoint  images of a shard on disk                                 what a restart begins with
 //! wal       the log: one stream a store                                 bytes, writes, recovery
 //! machine   the state machines: what entries change
 //! command   what log entries say
@@ -16,6 +17,7 @@
 //! The same inputs in the same order give the same outputs, on every machine: time and randomness are inputs, and nothing is
 //! iterated in hash order. The runtime and the simulator are two shells around it.
 
+pub mod checkpoint;
 pub mod cluster;
 pub mod command;
 pub mod counters;
@@ -32,5 +34,7 @@ pub mod status;
 pub mod store;
 pub mod wal;
 
+#[cfg(test)]
+mod checkpoint_tests;
 #[cfg(test)]
 mod store_tests;

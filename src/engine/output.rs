@@ -5,11 +5,13 @@
 //! | `send_now` | nothing of ours being durable |
 //! | `send_after` | this store's log being durable up to the LSN beside it |
 //! | `disk` | nothing; operations that must follow one another are handed out one after another |
+//! | `checkpoint` | nothing; they give way to `disk` |
 //! | `replies` | nothing: they are produced only once the entry is committed and applied |
 //!
 //! The store itself holds back what waits for an LSN: `send_after` is drained into the output when the
 //! watermark has passed, so the shell has nothing to decide.
 
+use super::checkpoint::{FileOp, Notice};
 use super::part::PartReply;
 use super::raft::Envelope;
 use super::wal::DiskOp;
@@ -24,6 +26,10 @@ pub struct Output {
     pub send_after: Vec<Envelope>,
     /// Disk operations to start. At most one log write is under way at a time.
     pub disk: Vec<DiskOp>,
+    /// Operations on the files of checkpoints to start. At most one is under way at a time.
+    pub checkpoint: Vec<FileOp>,
+    /// What has become of checkpoints, for people.
+    pub notices: Vec<Notice>,
     /// Answers to parts.
     pub replies: Vec<PartReply>,
     /// The meta shard, which lives here, has expired sessions up to this one: every store is to be told.
@@ -43,6 +49,8 @@ impl Output {
         self.send_now.is_empty()
             && self.send_after.is_empty()
             && self.disk.is_empty()
+            && self.checkpoint.is_empty()
+            && self.notices.is_empty()
             && self.replies.is_empty()
             && self.session_mark.is_none()
             && self.latched.is_none()

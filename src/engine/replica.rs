@@ -104,6 +104,11 @@ impl Replica {
         }
     }
 
+    /// First and last hash of the shard's range.
+    pub(super) fn range(&self) -> (KeyHash, KeyHash) {
+        (self.first_hash, self.last_hash)
+    }
+
     /// Brings the store's total of memory up to this replica's present use.
     pub(super) fn account(&mut self, total: u64) -> u64 {
         let before = std::mem::replace(&mut self.accounted_bytes, self.machine.memory_bytes());
@@ -412,6 +417,8 @@ impl Replica {
             memory_bytes: self.machine.memory_bytes(),
             sessions: sessions as u64,
             session_mark: self.mark(),
+            checkpoint_index: Index(0),
+            checkpoint_bytes: 0,
         }
     }
 }

@@ -28,8 +28,27 @@ pub struct StoreStatus {
     pub memory_bytes: u64,
     /// Bytes of memory that counters may use.
     pub memory_bytes_max: u64,
+    /// The store's checkpoints.
+    pub checkpoints: CheckpointStatus,
     /// The shards with a replica in this store.
     pub shards: Vec<ShardStatus>,
+}
+
+/// What a store's checkpoints are about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckpointStatus {
+    /// The shard of which one is being made.
+    pub running: Option<ShardId>,
+    /// Bytes of it that have been written.
+    pub running_bytes: u64,
+    /// Checkpoints completed since the server was started.
+    pub completed: u64,
+    /// Checkpoints given up since the server was started.
+    pub failed: u64,
+    /// Why the last one was given up, if none has succeeded since; else empty.
+    pub last_failure: String,
+    /// Bytes kept free for the next one.
+    pub reserve_bytes: u64,
 }
 
 /// The state of one shard's replica.
@@ -59,4 +78,8 @@ pub struct ShardStatus {
     pub sessions: u64,
     /// Sessions up to this one have expired here.
     pub session_mark: SessionId,
+    /// Where the log is read from if the server is started now: the index of the newest checkpoint, 0 if there is none.
+    pub checkpoint_index: Index,
+    /// Bytes of the newest checkpoint.
+    pub checkpoint_bytes: u64,
 }

@@ -11,24 +11,33 @@
 //!
 //! Absent on purpose: clocks, files, sockets, threads, hash-ordered iteration.
 
-use std::collections::{BTreeMap, VecDeque};
+mod checkpoints;
+mod opening;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::cluster::{ClusterMap, META_STORE};
+use super::checkpoint::{CheckpointConfig, Keeper, Opening, StoreDir};
+use super::cluster::ClusterMap;
 use super::command;
 use super::counters::{Pool, Secret};
-use super::input::{DiskDone, Input};
-use super::machine::{Effects as Applied, Machine};
+use super::input::{DiskDone, DiskError, Input};
+use super::machine::Machine;
 use super::output::Output;
 use super::part::{PartAnswer, PartBody, PartReply, PartRequest, Ticket};
-use super::raft::{Effects, Entry, Envelope, Group};
+use super::raft::{Effects, Envelope};
 use super::replica::{Replica, WaitingPart};
-use super::status::StoreStatus;
+use super::status::{ShardStatus, StoreStatus};
 use super::wal::record::RECORD_HEADER_BYTES;
-use super::wal::{GroupState, Record, Recovered, RecoveryError, SegmentDir, Wal, WalConfig, WalIdentity, recover};
+use super::wal::{RecoveryError, Wal, WalConfig, WalIdentity};
 use crate::error::ErrorCode;
-use crate::ids::{ClusterId, Index, KeyHash, Lsn, Micros, NodeId, ReplicaId, SessionId, ShardId, StoreId};
+use crate::ids::{ClusterId, Index, Lsn, Micros, NodeId, ReplicaId, SessionId, ShardId, StoreId};
 use crate::limits::{ENTRY_BYTES_TARGET, SCAN_PIECE_KEYS_MAX, TURN_LONG_READ_KEYS_MAX};
+use opening::Recovery;
+
+#[cfg(any(test, feature = "sim"))]
+pub use opening::digest_of_log;
+pub use opening::{Opened, Restored};
 
 /// What a store is told about itself.
 #[derive(Clone, Debug)]
@@ -43,6 +52,10 @@ pub struct StoreConfig {
     pub map: Arc<ClusterMap>,
     /// Sizes of the log.
     pub wal: WalConfig,
+    /// When checkpoints are made, and how fast.
+    pub checkpoints: CheckpointConfig,
+    /// Keys of a table page, at most: [`PAGE_KEYS_MAX`](crate::limits::PAGE_KEYS_MAX) but in tests.
+    pub page_keys_max: usize,
     /// Bytes of memory for the counters and sessions of this store.
     pub memory_bytes_max: u64,
     /// Random bits of this process that nobody outside it knows: what keys whose hashes were chosen to be alike are told apart by.
@@ -61,8 +74,19 @@ pub enum OpenError {
     #[error("the log holds entries of shard {0}, which the node's configuration does not put in this store")]
     StrangeShard(ShardId),
     /// The log begins after a shard's first entry.
-    #[error("the log of shard {0} begins after index {1}, and there is no checkpoint of what came before")]
-    NoCheckpoint(ShardId, Index),
+    #[error("the log of shard {0} begins after index {1}, and there is no checkpoint of what came before{2}")]
+    NoCheckpoint(ShardId, Index, String),
+    /// The log ends within what a checkpoint spans.
+    #[error("the log of shard {0} ends with index {1}, before the end of its checkpoint at {2}")]
+    LogTooShort(ShardId, Index, Index),
+    /// There are checkpoints, and no log.
+    #[error(
+        "there are checkpoints, but the log that names them is missing; restore it from a copy, or replace the node"
+    )]
+    LogMissing,
+    /// The directory of the checkpoints does not answer.
+    #[error("the files of checkpoints cannot be listed: {0}")]
+    Checkpoints(DiskError),
     /// The log's cluster map is not the node's.
     #[error("the cluster map in the log is not the one in the node's configuration; restore the right node file")]
     OtherMap,
@@ -72,6 +96,11 @@ pub enum OpenError {
 pub struct Store {
     config: StoreConfig,
     wal: Wal,
+    keeper: Keeper,
+    /// Position of the log before which no checkpoint is due.
+    next_checkpoint_at: Lsn,
+    /// Memory up to which the reserve for checkpoints has been considered.
+    reserve_for_bytes: u64,
     /// Sorted by shard.
     replicas: Vec<Replica>,
     /// Messages that wait for the log, in the order of their positions.
@@ -111,60 +140,37 @@ enum Long {
     Scan { scan: u64, piece: u64 },
 }
 
-/// A replica while its log is being read.
-struct Recovering {
-    machine: Machine,
-    first: KeyHash,
-    last: KeyHash,
-    /// Read, but not yet known to be committed.
-    entries: VecDeque<Entry>,
-    commit: Index,
-}
-
 impl Store {
-    /// Reads the store's log and takes up where it ended, or refuses by name. Blocks on `dir`. `opened_before` says whether a
-    /// log must exist. The counters have their memory from `pool`, and what is free in it counts as this store's. Also returns what recovery found, for the shell to report.
+    /// Reads the store's checkpoints and log and takes up where it ended, or refuses by name. Blocks on `dir`. `opened_before` says
+    /// whether a log must exist. The counters have their memory from `pool`, and what is free in it counts as this store's. `progress` is told from time to time how far that has come. Also returns what was found, for the shell
+    /// to report.
     ///
     /// # Errors
-    /// The log cannot be trusted, or contradicts the configuration.
+    /// Log or checkpoints cannot be trusted, or contradict the configuration.
     pub fn open(
         config: StoreConfig,
         pool: Pool,
-        dir: &mut dyn SegmentDir,
+        dir: &mut dyn StoreDir,
         opened_before: bool,
         now: Micros,
-    ) -> Result<(Store, Recovered), OpenError> {
+        progress: &mut dyn FnMut(Opening),
+    ) -> Result<(Store, Opened), OpenError> {
         let identity = WalIdentity { cluster: config.cluster, node: config.node, store: config.store };
-        let mut recovering = own_shards(&config, &pool);
-        let mut strange = None;
-        let seed = config.map.routing_seed;
-        let mut applied = Applied::default();
-        let mut visit = |record: Record| {
-            let (Record::HardState { shard, .. } | Record::Entry { shard, .. }) = record;
-            let Some(replica) = recovering.get_mut(&shard) else {
-                strange = Some(shard);
-                return Err("a shard that does not live here".to_string());
-            };
-            replica.take(seed, record, &mut applied)
-        };
-        let recovered = match recover(dir, identity, config.wal, opened_before, &mut visit) {
-            Ok(recovered) => recovered,
-            Err(error) => return Err(strange.map_or(OpenError::Log(error), OpenError::StrangeShard)),
-        };
-        if let Some((&shard, base)) = recovered.base.iter().find(|(_, base)| base.last_index > Index(0)) {
-            return Err(OpenError::NoCheckpoint(shard, base.last_index));
-        }
-        let mut replicas = Vec::with_capacity(recovering.len());
-        for (shard, replica) in recovering {
-            if replica.machine.contradicts(&config.map) {
-                return Err(OpenError::OtherMap);
-            }
-            let state = recovered.groups.get(&shard).copied().unwrap_or_default();
-            replicas.push(replica.finish(shard, own_replica(config.node), state));
+        let Recovery { mut replicas, opened, kept, leftovers, next_number } =
+            opening::recover(&config, &pool, dir, opened_before, progress)?;
+        let mut wal = Wal::new(identity, config.wal, &opened.log);
+        let mut keeper = Keeper::new(identity, config.checkpoints, next_number, leftovers, now);
+        for (shard, kept, unreadable) in kept {
+            wal.release(shard, kept.released());
+            let begins = kept.newest.map_or(Index(0), |newest| newest.from.index);
+            keeper.adopt(shard, kept, wal.position_after(shard, begins), unreadable);
         }
         let mut store = Store {
-            wal: Wal::new(identity, config.wal, &recovered),
+            wal,
             pool,
+            keeper,
+            next_checkpoint_at: Lsn(0),
+            reserve_for_bytes: 0,
             memory_bytes: replicas.iter_mut().fold(0, |total, replica| replica.account(total)),
             config,
             replicas,
@@ -185,7 +191,7 @@ impl Store {
             store.replicas[place].group.campaign(&mut store.effects);
             store.absorb_effects();
         }
-        Ok((store, recovered))
+        Ok((store, opened))
     }
 
     /// Takes one event at a moment that never goes back.
@@ -197,6 +203,8 @@ impl Store {
                 self.read_long();
                 self.end_idle_scans();
             }
+            Input::Spare => self.checkpoints_go_on(),
+            Input::Checkpoint(done) => self.checkpoint_file(done),
             Input::Part(request) => self.part(request),
             Input::Disk(done) => self.disk(done),
             Input::SessionMark(mark) => self.heard_mark(mark),
@@ -211,11 +219,14 @@ impl Store {
             self.keep_log_time();
         }
         let mut output = std::mem::take(&mut self.output);
-        output.turn_wanted = !self.long_reads.is_empty();
         self.wal.take_ops(self.now, &mut output.disk);
-        output.deadline = self.wal.deadline().into_iter().chain(self.log_time_deadline).min();
+        self.keeper.take_ops(self.now, &mut output.checkpoint);
+        self.keeper.take_notices(&mut output.notices);
+        let keeps = !self.draining;
+        output.turn_wanted = !self.long_reads.is_empty() || (keeps && self.keeper.wants_turn());
+        let deadlines = [self.wal.deadline(), self.log_time_deadline, self.keeper.deadline(self.now).filter(|_| keeps)];
         let scans = self.scanning.iter().filter_map(|&place| self.replicas[place].scan_deadline());
-        output.deadline = output.deadline.into_iter().chain(scans).min();
+        output.deadline = deadlines.into_iter().flatten().chain(scans).min();
         if let Some(why) = self.wal.latched()
             && !std::mem::replace(&mut self.latch_told, true)
         {
@@ -243,10 +254,10 @@ impl Store {
         self.wal.has_durable_segment()
     }
 
-    /// Whether the log's disk was full when a segment was last to be prepared.
+    /// Whether the disk was full when room for a log segment or a checkpoint was last asked for.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
-        self.wal.is_disk_full()
+        self.wal.is_disk_full() || self.keeper.is_short_of_room()
     }
 
     /// The store's state; the shell adds what it alone knows (connections, direct I/O).
@@ -260,13 +271,22 @@ impl Store {
             log_durable_bytes: self.wal.durable().0,
             segments: segments as u32,
             segment_bytes: segments as u64 * self.wal.segment_bytes(),
-            disk_full: self.wal.is_disk_full(),
+            disk_full: self.is_disk_full(),
             direct_io: false,
             connections: 0,
             memory_bytes: self.memory_bytes(),
             memory_bytes_max: self.config.memory_bytes_max,
-            shards: self.replicas.iter().map(Replica::status).collect(),
+            checkpoints: self.keeper.status(),
+            shards: self.replicas.iter().map(|replica| self.shard_status(replica)).collect(),
         }
+    }
+
+    fn shard_status(&self, replica: &Replica) -> ShardStatus {
+        let mut status = replica.status();
+        if let Some(newest) = self.keeper.kept(replica.shard).newest {
+            (status.checkpoint_index, status.checkpoint_bytes) = (newest.from.index, newest.bytes);
+        }
+        status
     }
 
     /// Order- and layout-independent digests of counters and sessions, by shard: equal states have equal digests.
@@ -416,6 +436,7 @@ impl Store {
         if self.wal.latched().is_some() {
             return;
         }
+        self.install_checkpoint();
         while let Some((_, envelope)) = self.gated.pop_front_if(|(lsn, _)| *lsn <= self.wal.durable()) {
             self.deliver(envelope);
         }
@@ -478,21 +499,22 @@ impl Store {
             let replica = &mut self.replicas[place];
             let Some(part) = replica.next_waiting() else { continue };
             let bytes = target.max(part.encoded.len()) + RECORD_HEADER_BYTES + ENTRY_OVERHEAD_BYTES;
+            let no_growth = memory_full || self.keeper.is_short_of_room();
             let refusal = if !self.wal.accepts(bytes) {
                 if !self.wal.is_disk_full() {
                     blocked.push_back(place);
                     continue;
                 }
                 Some(ErrorCode::DiskFull)
-            } else if memory_full && !replica.all_exist(self.config.map.routing_seed, part) {
-                Some(ErrorCode::MemoryFull)
+            } else if no_growth && !replica.all_exist(self.config.map.routing_seed, part) {
+                Some(if memory_full { ErrorCode::MemoryFull } else { ErrorCode::DiskFull })
             } else {
                 None
             };
             match refusal {
                 Some(code) => self.output.replies.extend(replica.refuse_waiting(code)),
-                // With the memory full, each part is looked at by itself.
-                None => replica.propose_waiting(self.now, if memory_full { 0 } else { target }, &mut self.effects),
+                // Where nothing new may come, each part is looked at by itself.
+                None => replica.propose_waiting(self.now, if no_growth { 0 } else { target }, &mut self.effects),
             }
             if self.replicas[place].has_waiting() {
                 self.proposing.push_back(place);
@@ -509,47 +531,4 @@ const ENTRY_OVERHEAD_BYTES: usize = 16;
 /// The one replica that a node has of each of its shards. Replica ids will be minted by configuration entries once there are some.
 fn own_replica(node: NodeId) -> ReplicaId {
     ReplicaId(node.0)
-}
-
-fn own_shards(config: &StoreConfig, pool: &Pool) -> BTreeMap<ShardId, Recovering> {
-    let mut shards = BTreeMap::new();
-    let mut add = |shard, first, last| {
-        let machine = Machine::new(shard, first, last, &config.map, config.secret, pool);
-        shards.insert(shard, Recovering { machine, first, last, entries: VecDeque::new(), commit: Index(0) });
-    };
-    if config.store == META_STORE {
-        add(ShardId::META, KeyHash(0), KeyHash(0));
-    }
-    for (place, range) in config.map.shards.iter().enumerate() {
-        if (range.node, range.store) == (config.node, config.store) {
-            let (first, last) = config.map.range(place);
-            add(range.shard, first, last);
-        }
-    }
-    shards
-}
-
-impl Recovering {
-    /// Takes a record. Entries are applied as soon as a later record says that they are committed, so that a long log never has to
-    /// fit in memory; the rest waits for the next leader, as after any restart.
-    fn take(&mut self, routing_seed: u64, record: Record, applied: &mut Applied) -> Result<(), String> {
-        let known = match record {
-            Record::HardState { commit, .. } => commit,
-            Record::Entry { term, index, commit, payload, .. } => {
-                self.entries.push_back(Entry { term, index, payload });
-                commit
-            }
-        };
-        self.commit = self.commit.max(known);
-        while let Some(entry) = self.entries.pop_front_if(|entry| entry.index <= self.commit) {
-            let outcome = self.machine.apply(routing_seed, &entry, applied);
-            outcome.map_err(|error| format!("entry {} cannot be applied: {error}", entry.index))?;
-        }
-        Ok(())
-    }
-
-    fn finish(self, shard: ShardId, me: ReplicaId, state: GroupState) -> Replica {
-        let group = Group::new(shard, me, vec![me], state, self.entries);
-        Replica::new(shard, group, self.machine, self.first, self.last)
-    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::checkpoint::{CheckpointConfig, FileDone, FileOp};
 use super::cluster::ClusterMap;
 use super::command::{self, Original};
 use super::counters::{Pool, Secret};
@@ -13,14 +14,14 @@ use super::prng::mix;
 use super::sessions::Stamp;
 use super::sessions::registry::Registered;
 use super::sessions::window::{Attachment, Fate};
-use super::store::{OpenError, Store, StoreConfig};
+use super::store::{OpenError, Opened, Store, StoreConfig};
 use super::wal::memory_dir::MemoryDir;
 use super::wal::{DiskOp, WalConfig};
 use crate::error::ErrorCode;
 use crate::ids::{
     ClusterId, Index, KeyHash, Micros, NodeId, Sequence, SessionEpoch, SessionId, ShardEpoch, ShardId, StoreId, Term,
 };
-use crate::limits::{SCAN_IDLE_MICROS_MAX, TURN_LONG_READ_KEYS_MAX};
+use crate::limits::{PAGE_KEYS_MAX, SCAN_IDLE_MICROS_MAX, TURN_LONG_READ_KEYS_MAX};
 use crate::wire::client::ScanReply;
 
 const NOW: Micros = Micros(0);
@@ -28,7 +29,7 @@ const NOW: Micros = Micros(0);
 const AGE: u64 = 1_000_000;
 const SHARD: ShardId = ShardId(1);
 
-fn config() -> StoreConfig {
+pub(super) fn config() -> StoreConfig {
     StoreConfig {
         cluster: ClusterId(1),
         node: NodeId(1),
@@ -36,46 +37,50 @@ fn config() -> StoreConfig {
         map: Arc::new(ClusterMap::even(9, NodeId(1), 1, 1)),
         wal: WalConfig { segment_bytes: 64 << 10, write_bytes_max: 8 << 10 },
         memory_bytes_max: u64::MAX,
+        checkpoints: CheckpointConfig { log_bytes: u64::MAX, bytes_per_second: u64::MAX },
+        page_keys_max: PAGE_KEYS_MAX,
         secret: Secret::default(),
         session_age_micros: AGE,
     }
 }
 
-struct Subject {
-    dir: MemoryDir,
-    store: Store,
+pub(super) struct Subject {
+    pub(super) dir: MemoryDir,
+    pub(super) store: Store,
+    /// What was found when it was opened.
+    pub(super) found: Opened,
     next: u32,
-    now: Micros,
+    pub(super) now: Micros,
 }
 
 impl Subject {
-    fn open(dir: MemoryDir, config: StoreConfig) -> Subject {
+    pub(super) fn open(dir: MemoryDir, config: StoreConfig) -> Subject {
         Subject::open_at(NOW, dir, config)
     }
 
-    fn open_at(now: Micros, mut dir: MemoryDir, config: StoreConfig) -> Subject {
+    pub(super) fn open_at(now: Micros, mut dir: MemoryDir, config: StoreConfig) -> Subject {
         let opened_before = !dir.files.is_empty();
-        let (store, _) =
-            Store::open(config, Pool::borrowed(), &mut dir, opened_before, now).expect("the log can be trusted");
-        let mut subject = Subject { dir, store, next: 0, now };
+        let (store, found) = Store::open(config, Pool::borrowed(), &mut dir, opened_before, now, &mut |_| {})
+            .expect("the log can be trusted");
+        let mut subject = Subject { dir, store, found, next: 0, now };
         subject.settle();
         assert!(subject.store.is_ready());
         subject
     }
 
-    fn ask(&mut self, body: PartBody) -> u32 {
+    pub(super) fn ask(&mut self, body: PartBody) -> u32 {
         self.next += 1;
         let ticket = Ticket { origin: StoreId(0), slot: self.next, generation: 0, part: 0 };
         self.store.step(self.now, Input::Part(PartRequest { ticket, shard: SHARD, body }));
         self.next
     }
 
-    fn increment(&mut self, items: &[(&str, i64)]) -> u32 {
+    pub(super) fn increment(&mut self, items: &[(&str, i64)]) -> u32 {
         self.ask(increments(items, None))
     }
 
     /// Sends a request of a session, whose content is its digest.
-    fn stamped(&mut self, stamp: Stamp, items: &[(&str, i64)]) -> PartAnswer {
+    pub(super) fn stamped(&mut self, stamp: Stamp, items: &[(&str, i64)]) -> PartAnswer {
         self.ask(increments(items, Some(stamp)));
         self.settle().pop().expect("an answer").body
     }
@@ -102,7 +107,7 @@ impl Subject {
     }
 
     /// Opens a session.
-    fn session(&mut self, name: &[u8]) -> (SessionId, SessionEpoch) {
+    pub(super) fn session(&mut self, name: &[u8]) -> (SessionId, SessionEpoch) {
         match self.meta(PartBody::OpenSession { name: name.to_vec() }) {
             PartAnswer::Registered(Registered::Opened { session, epoch, .. }) => (session, epoch),
             other => panic!("{other:?}"),
@@ -110,7 +115,7 @@ impl Subject {
     }
 
     /// Lets time pass.
-    fn pass(&mut self, micros: u64) {
+    pub(super) fn pass(&mut self, micros: u64) {
         self.now = self.now.plus(micros);
         self.store.step(self.now, Input::Tick);
         self.settle();
@@ -124,7 +129,7 @@ impl Subject {
         Subject::open_at(self.now.plus(micros), self.dir, config())
     }
 
-    fn count(&mut self, key: &str) -> Option<i64> {
+    pub(super) fn count(&mut self, key: &str) -> Option<i64> {
         let mut keys = PackedKeys::default();
         keys.push(key.as_bytes());
         self.ask(PartBody::Get { keys });
@@ -134,19 +139,27 @@ impl Subject {
         }
     }
 
-    fn perform(&mut self, ops: Vec<DiskOp>) {
+    pub(super) fn perform(&mut self, ops: Vec<DiskOp>) {
         for op in ops {
             let (result, buffer) = self.dir.perform(op.action);
             self.store.step(self.now, Input::Disk(DiskDone { id: op.id, result, buffer }));
         }
     }
 
+    pub(super) fn perform_files(&mut self, ops: Vec<FileOp>) {
+        for op in ops {
+            let (result, buffer) = self.dir.perform_file(op.action);
+            self.store.step(self.now, Input::Checkpoint(FileDone { id: op.id, result, buffer }));
+        }
+    }
+
     /// Performs all disk operations; returns the answers.
-    fn settle(&mut self) -> Vec<PartReply> {
+    pub(super) fn settle(&mut self) -> Vec<PartReply> {
         let mut replies = Vec::new();
         loop {
             let output = self.store.take_output();
             replies.extend(output.replies);
+            self.perform_files(output.checkpoint);
             if let Some(mark) = output.session_mark {
                 self.store.step(self.now, Input::SessionMark(mark));
             } else if output.disk.is_empty() {
@@ -158,7 +171,7 @@ impl Subject {
 }
 
 /// The part of a whole request.
-fn increments(items: &[(&str, i64)], stamp: Option<Stamp>) -> PartBody {
+pub(super) fn increments(items: &[(&str, i64)], stamp: Option<Stamp>) -> PartBody {
     let count = items.len() as u32;
     let mut encoded = Vec::new();
     let digest =
@@ -169,11 +182,11 @@ fn increments(items: &[(&str, i64)], stamp: Option<Stamp>) -> PartBody {
     PartBody::Increment { count, encoded, want_values: true, stamp }
 }
 
-fn stamp((session, epoch): (SessionId, SessionEpoch), sequence: u64, low_water: u64) -> Stamp {
+pub(super) fn stamp((session, epoch): (SessionId, SessionEpoch), sequence: u64, low_water: u64) -> Stamp {
     Stamp { session, epoch, sequence: Sequence(sequence), low_water: Sequence(low_water) }
 }
 
-fn refusals(replies: &[PartReply]) -> Vec<ErrorCode> {
+pub(super) fn refusals(replies: &[PartReply]) -> Vec<ErrorCode> {
     let code = |reply: &PartReply| match reply.body {
         PartAnswer::Refused { code } => Some(code),
         _ => None,
@@ -283,16 +296,19 @@ fn another_map_or_another_shape_is_refused() {
     let subject = Subject::open(MemoryDir::default(), config());
     let other = StoreConfig { map: Arc::new(ClusterMap::even(10, NodeId(1), 1, 1)), ..config() };
     // Nothing in so short a log says yet that the map is committed: it shows when the next leader commits it.
-    let (store, _) = Store::open(other, Pool::borrowed(), &mut subject.dir.clone(), true, NOW).expect("not known yet");
-    let mut unready = Subject { dir: subject.dir.clone(), store, next: 0, now: NOW };
+    let (store, found) =
+        Store::open(other, Pool::borrowed(), &mut subject.dir.clone(), true, NOW, &mut |_| {}).expect("not known yet");
+    let mut unready = Subject { dir: subject.dir.clone(), store, found, next: 0, now: NOW };
     unready.settle();
     assert!(!unready.store.is_ready());
     let mut subject = Subject::open(subject.dir, config());
     subject.increment(&[("a", 1)]);
     subject.settle();
     let elsewhere = StoreConfig { map: Arc::new(ClusterMap::even(9, NodeId(2), 1, 1)), ..config() };
-    let opened = Store::open(elsewhere, Pool::borrowed(), &mut subject.dir, true, NOW);
-    assert!(matches!(opened, Err(OpenError::StrangeShard(SHARD))));
+    assert!(matches!(
+        Store::open(elsewhere, Pool::borrowed(), &mut subject.dir, true, NOW, &mut |_| {}),
+        Err(OpenError::StrangeShard(SHARD))
+    ));
 }
 
 #[test]
@@ -427,8 +443,9 @@ fn a_named_session_is_taken_over_with_what_its_holder_had_settled() {
 fn an_entry_of_another_epoch_takes_no_number() {
     use super::machine::{Effects, Machine, Settled};
     use super::raft::Entry;
-    let pool = Pool::borrowed();
-    let mut machine = Machine::new(SHARD, KeyHash(0), KeyHash(u64::MAX), &config().map, Secret::default(), &pool);
+    let range = (KeyHash(0), KeyHash(u64::MAX));
+    let setup = Machine::setup(range, &config().map, Secret::default(), PAGE_KEYS_MAX, &Pool::borrowed());
+    let mut machine = Machine::new(SHARD, Some(setup));
     let mut effects = Effects::default();
     let mut apply = |epoch, index| {
         let mut payload = Vec::new();

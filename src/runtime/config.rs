@@ -15,12 +15,16 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use super::{executors, memory};
+use crate::engine::checkpoint::CheckpointConfig;
 use crate::limits::{
     CONNECTION_TIMEOUT_MICROS_MAX, CONNECTION_TIMEOUT_MICROS_MIN, SESSION_AGE_MICROS_MAX, SESSION_AGE_MICROS_MIN,
     SHARDS_MAX, STORE_CONNECTIONS_MAX, STORES_MAX, WAL_SEGMENT_BYTES_DEFAULT,
 };
 use layers::Layers;
-use values::{parse_advertise, parse_duration, parse_filter, parse_listen, parse_segment_size, parse_size};
+use values::{
+    parse_advertise, parse_checkpoint_log, parse_checkpoint_rate, parse_duration, parse_filter, parse_listen,
+    parse_segment_size, parse_size,
+};
 
 /// How much of the memory on offer is used for counters when nothing else is said, in percent.
 const MEMORY_PERCENT_DEFAULT: u64 = 80;
@@ -40,6 +44,8 @@ pub struct Config {
     pub memory_bytes_max: u64,
     /// Whether the kernel is asked for huge pages for the counters.
     pub huge_pages: bool,
+    /// When checkpoints are made, and how fast.
+    pub checkpoints: CheckpointConfig,
     /// How long a client's session lives at most.
     pub session_age_micros: u64,
     /// What a store allows its clients.
@@ -177,6 +183,15 @@ struct Flags {
     #[arg(long, value_name = "SIZE", value_parser = parse_segment_size)]
     wal_segment: Option<u64>,
 
+    /// Log that a store writes from one checkpoint of a shard to the next, such as 1GiB: what a restart reads at most beside
+    /// the checkpoint. More if the last checkpoint was larger
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_checkpoint_log)]
+    checkpoint_log: u64,
+
+    /// What a store writes to checkpoints in a second, at most, such as 64MiB
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_checkpoint_rate)]
+    checkpoint_rate: u64,
+
     /// How long a client's session lives at most, such as 90m or 24h; retries of older ones are refused
     #[arg(
         long, value_name = "TIME", default_value = "24h",
@@ -236,7 +251,7 @@ fn parse_idle_timeout(text: &str) -> Result<u64, String> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// A server.
-    Serve(Config),
+    Serve(Box<Config>),
     /// This text, the effective configuration.
     Print(String),
 }
@@ -254,7 +269,7 @@ impl Config {
     pub fn of_this_process() -> Config {
         let wanted = Config::parse(std::env::args_os(), |variable| std::env::var_os(variable));
         match wanted.unwrap_or_else(|error| error.exit()) {
-            Wanted::Serve(config) => config,
+            Wanted::Serve(config) => *config,
             Wanted::Print(text) => {
                 // Whoever closes the pipe has seen enough.
                 let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
@@ -282,7 +297,11 @@ impl Config {
         flags.check().map_err(refused)?;
         let print = flags.print_config;
         let config = Config::from(flags);
-        Ok(if print { Wanted::Print(layers.print(&matches, &config.chosen())) } else { Wanted::Serve(config) })
+        Ok(if print {
+            Wanted::Print(layers.print(&matches, &config.chosen()))
+        } else {
+            Wanted::Serve(Box::new(config))
+        })
     }
 
     /// What the server chooses where nothing is said and the default is not one value for all machines. A formatted data
@@ -309,6 +328,7 @@ impl From<Flags> for Config {
             shape: RequestedShape { stores: flags.stores, shards: flags.shards, segment_bytes: flags.wal_segment },
             memory_bytes_max: flags.memory_max.unwrap_or_else(|| memory::offered() / 100 * MEMORY_PERCENT_DEFAULT),
             huge_pages: flags.huge_pages,
+            checkpoints: CheckpointConfig { log_bytes: flags.checkpoint_log, bytes_per_second: flags.checkpoint_rate },
             session_age_micros: flags.session_age,
             clients: ClientLimits {
                 connections: flags.connections_max as usize,
@@ -350,7 +370,7 @@ mod tests {
 
     fn parse(flags: &[&str]) -> Result<Config, clap::Error> {
         match Config::parse(std::iter::once(&"dkc-server").chain(flags), |_| None)? {
-            Wanted::Serve(config) => Ok(config),
+            Wanted::Serve(config) => Ok(*config),
             Wanted::Print(text) => panic!("{text}"),
         }
     }
@@ -370,11 +390,12 @@ mod tests {
     fn nothing_need_be_said() {
         let config = parse(&[]).expect("defaults");
         assert_eq!(config.data_dir, PathBuf::from("dkc-data"));
-        assert_eq!(config.listen, "127.0.0.1:7400".parse().expect("an address"));
+        assert_eq!(config.listen, "127.0.0.1:7400".parse::<SocketAddr>().expect("an address"));
         assert_eq!(config.advertise, None);
         assert_eq!(config.shape, RequestedShape::default());
         assert!(config.memory_bytes_max > 0);
         assert_eq!(config.session_age_micros, 24 * 3_600_000_000);
+        assert_eq!(config.checkpoints, CheckpointConfig::default());
         assert_eq!(config.clients.idle_micros, Some(600_000_000));
         assert_eq!(config.clients.connections, STORE_CONNECTIONS_MAX);
         let shape = config.shape.or_default();
@@ -395,6 +416,8 @@ mod tests {
             "--log-format=json",
             "--log-level=warn,dkc=debug",
             "--session-age=90m",
+            "--checkpoint-log=1GiB",
+            "--checkpoint-rate=5MiB",
             "--connections-max=7",
             "--hello-timeout=1s",
             "--frame-timeout=2s",
@@ -402,7 +425,7 @@ mod tests {
             "--idle-timeout=0",
         ])
         .expect("valid");
-        assert_eq!(config.listen, "[::1]:0".parse().expect("an address"));
+        assert_eq!(config.listen, "[::1]:0".parse::<SocketAddr>().expect("an address"));
         assert_eq!(config.advertise, Some(Advertise { host: "counts.example".into(), port: Some(9_000) }));
         let shape = Shape { stores: 3, shards: 7, segment_bytes: 128 << 20 };
         assert_eq!(config.shape.or_default(), shape);
@@ -410,6 +433,7 @@ mod tests {
         assert_eq!(config.log_format, LogFormat::Json);
         assert_eq!(config.log_level, "warn,dkc=debug");
         assert_eq!(config.session_age_micros, 5_400_000_000);
+        assert_eq!(config.checkpoints, CheckpointConfig { log_bytes: 1 << 30, bytes_per_second: 5 << 20 });
         let clients = ClientLimits {
             connections: 7,
             hello_micros: 1_000_000,
@@ -461,6 +485,8 @@ mod tests {
             ["--log-format=xml"],
             ["--unknown"],
             ["--session-age=1ms"],
+            ["--checkpoint-log=1MiB"],
+            ["--checkpoint-rate=1KiB"],
             ["--session-age=9999d"],
             ["--hello-timeout=0"],
             ["--idle-timeout=never"],

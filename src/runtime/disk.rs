@@ -1,4 +1,4 @@
-//! Performs a log's disk operations without ever blocking the executor.
+//! Performs a store's disk operations, those of its log and those on the files of its checkpoints, without ever blocking the executor.
 //!
 //! A store's [`Disk`] is an io_uring of its own beside glommio's, because glommio cannot link entries, and the
 //! linked pair *write, then sync the data* is what a durable append is made of: one system call, both parts on their
@@ -54,6 +54,7 @@
 //! Errors of the disk come back in [`DiskDone`]. If the ring itself fails, every operation under way is reported as
 //! failed (its outcome is unknown), every later one is refused, and nothing is retried.
 
+mod files;
 mod work;
 
 #[cfg(test)]
@@ -73,7 +74,9 @@ use rustix::event::EventfdFlags;
 use rustix::io::Errno;
 
 use self::work::{Append, Progress, Site, Step};
+use super::checkpoint_dir::CheckpointDirectory;
 use super::segment_dir::LogDirectory;
+use crate::engine::checkpoint::{FileDone, FileOp, FileOpId};
 use crate::engine::input::{DiskDone, DiskError};
 use crate::engine::wal::{AlignedBuffer, DiskAction, DiskOp, DiskOpId, segment_file_name, unfinished_file_name};
 use crate::ids::SegmentEpoch;
@@ -117,12 +120,16 @@ pub struct Disk {
     ring: IoUring,
     eventfd: OwnedFd,
     site: Site,
+    /// The directory of the checkpoints, once there is one.
+    checkpoints: Option<files::Site>,
     /// Segments made here that may still be written, by epoch: the current one and the prepared one.
     files: BTreeMap<SegmentEpoch, Rc<File>>,
     /// The operations under way. The position is the ring's name for an operation.
     slots: [Option<Slot>; DISK_OPERATIONS_MAX],
     /// Ends that the kernel has no part in: refusals, and what was under way when the ring failed.
     refused: Vec<DiskDone>,
+    /// Ends of operations on the files of checkpoints.
+    files_ended: Vec<FileDone>,
     /// Set once, when the ring fails or the disk is closed: nothing further is started.
     closed: Option<String>,
     /// How long appends have taken lately: a moving average.
@@ -132,13 +139,21 @@ pub struct Disk {
 /// An operation under way.
 struct Slot {
     /// `None` once its end has been told because the ring failed; the kernel may still be at work on it.
-    id: Option<DiskOpId>,
+    id: Option<Name>,
     work: Work,
+}
+
+/// Which operation of the store it is.
+#[derive(Clone, Copy)]
+enum Name {
+    Log(DiskOpId),
+    File(FileOpId),
 }
 
 enum Work {
     Append(Append),
     Chain(Step),
+    File(files::Step),
 }
 
 impl Disk {
@@ -169,12 +184,23 @@ impl Disk {
             ring,
             eventfd,
             site,
+            checkpoints: None,
             files: BTreeMap::new(),
             slots: [const { None }; DISK_OPERATIONS_MAX],
             refused: Vec::new(),
+            files_ended: Vec::new(),
             closed: None,
             append_time: Duration::ZERO,
         })
+    }
+
+    /// Takes on the files of checkpoints in a directory.
+    ///
+    /// # Errors
+    /// If no further file can be opened.
+    pub fn attach(&mut self, directory: &CheckpointDirectory) -> io::Result<()> {
+        self.checkpoints = Some(files::Site::new(directory)?);
+        Ok(())
     }
 
     /// Whether the log is written past the page cache.
@@ -209,12 +235,37 @@ impl Disk {
             (None, Some(index)) => self.plan(action).map(|work| (index, work)),
         };
         match started {
-            Ok((index, work)) => self.start(index, Slot { id: Some(id), work }),
+            Ok((index, work)) => self.start(index, Slot { id: Some(Name::Log(id)), work }),
             Err((error, buffer)) => {
                 self.refused.push(DiskDone { id, result: Err(error), buffer });
                 self.alert();
             }
         }
+    }
+
+    /// Starts an operation on the files of checkpoints. Its end comes out of [`reap_files`](Disk::reap_files).
+    pub fn submit_file(&mut self, op: FileOp) {
+        let FileOp { id, action } = op;
+        let free = self.slots.iter().position(Option::is_none);
+        let refused = |text: &str| Err((DiskError::Failed(text.into()), None));
+        let planned = match (&self.closed, &mut self.checkpoints, free) {
+            (Some(reason), ..) => refused(reason),
+            (None, None, _) => refused("there is no directory for checkpoints"),
+            (None, _, None) => refused("too many disk operations at once"),
+            (None, Some(site), Some(index)) => site.plan(action).map(|step| (index, Work::File(step))),
+        };
+        match planned {
+            Ok((index, work)) => self.start(index, Slot { id: Some(Name::File(id)), work }),
+            Err((error, buffer)) => {
+                self.files_ended.push(FileDone { id, result: Err(error), buffer });
+                self.alert();
+            }
+        }
+    }
+
+    /// Adds to `ended` every operation on the files of checkpoints that has ended, as far as [`reap`](Disk::reap) has seen. Never waits.
+    pub fn reap_files(&mut self, ended: &mut Vec<FileDone>) {
+        ended.append(&mut self.files_ended);
     }
 
     /// Adds to `ended` every operation that has ended since the last call. Never waits.
@@ -352,6 +403,13 @@ impl Disk {
                 // entry's completion has been seen, or leaked, and the site goes only with the ring or is leaked too.
                 unsafe { self.ring.submission().push(&entry) }
             }
+            Work::File(step) => {
+                let site = self.checkpoints.as_ref().expect("the step was planned by it");
+                let entry = step.entry(site).user_data(user_data);
+                // SAFETY: as above: the entry points to the step's names or buffer, on the heap, and names its file or the
+                // directory; the slot that owns them is emptied only when this entry's completion has been seen, or leaked.
+                unsafe { self.ring.submission().push(&entry) }
+            }
         };
         if let Err(reason) = pushed.map_err(|e| e.to_string()).and_then(|()| self.enter()) {
             self.close(format!("io_uring failed: {reason}"));
@@ -407,17 +465,47 @@ impl Disk {
                 }
                 Progress::Done(result) => (result, None),
             },
+            Work::File(step) => {
+                let site = self.checkpoints.as_mut().expect("the step was planned by it");
+                match step.finish(result, site) {
+                    files::Progress::Next(step) if self.closed.is_none() => {
+                        self.start(index, Slot { id, work: Work::File(step) });
+                        return;
+                    }
+                    files::Progress::Next(step) => {
+                        (Err(DiskError::Failed("the disk is closed".into())), step.into_buffer())
+                    }
+                    files::Progress::Done(result, buffer) => (result, buffer),
+                }
+            }
         };
-        ended.extend(id.map(|id| DiskDone { id, result, buffer }));
+        self.tell(id, result, buffer, ended);
+    }
+
+    /// Puts the end of an operation where it is collected, unless it has been told.
+    fn tell(
+        &mut self,
+        id: Option<Name>,
+        result: Result<(), DiskError>,
+        buffer: Option<AlignedBuffer>,
+        ended: &mut Vec<DiskDone>,
+    ) {
+        match id {
+            Some(Name::Log(id)) => ended.push(DiskDone { id, result, buffer }),
+            Some(Name::File(id)) => self.files_ended.push(FileDone { id, result, buffer }),
+            None => {}
+        }
     }
 
     /// Reports everything under way as failed and starts nothing any more. The slots stay filled: the kernel may
     /// still be using what they own.
     fn close(&mut self, reason: String) {
-        for slot in self.slots.iter_mut().flatten() {
-            let result = Err(DiskError::Failed(reason.clone()));
-            self.refused.extend(slot.id.take().map(|id| DiskDone { id, result, buffer: None }));
+        let names: Vec<Name> = self.slots.iter_mut().flatten().filter_map(|slot| slot.id.take()).collect();
+        let mut refused = std::mem::take(&mut self.refused);
+        for name in names {
+            self.tell(Some(name), Err(DiskError::Failed(reason.clone())), None, &mut refused);
         }
+        self.refused = refused;
         self.closed = Some(reason);
         self.alert();
     }
@@ -455,6 +543,7 @@ impl Drop for Disk {
             // The kernel still holds pointers into the slots, and looks the directory up by its number.
             std::mem::forget(std::mem::take(&mut self.slots));
             std::mem::forget(self.site.directory.clone());
+            std::mem::forget(self.checkpoints.as_ref().map(files::Site::directory));
         }
     }
 }
@@ -486,6 +575,7 @@ fn require_operations(ring: &IoUring) -> Result<(), DiskOpenError> {
         (opcode::OpenAt::CODE, "openat"),
         (opcode::RenameAt::CODE, "renameat"),
         (opcode::UnlinkAt::CODE, "unlinkat"),
+        (opcode::Fallocate::CODE, "fallocate"),
     ];
     match needed.iter().find(|(code, _)| !probe.is_supported(*code)) {
         Some((_, name)) => Err(DiskOpenError::TooOld(name)),

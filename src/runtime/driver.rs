@@ -20,6 +20,7 @@ use super::logs;
 use super::mesh::{Mesh, Message};
 use super::net::{Allowance, Clients, accept_clients};
 use super::server::Event;
+use crate::engine::checkpoint::{FileDone, Notice};
 use crate::engine::gateway::{ConnectionId, Gateway};
 use crate::engine::input::{DiskDone, Input};
 use crate::engine::output::Output;
@@ -68,6 +69,7 @@ struct Progress {
     heartbeat_micros: u64,
     disk_done: Vec<DiskDone>,
     askers: Askers,
+    files_done: Vec<FileDone>,
     accepting: Option<Task<()>>,
     reported_ready: bool,
     reported_full: bool,
@@ -153,9 +155,14 @@ impl Driver {
         let mut allowance = Allowance::of_a_turn();
         // Before clients: a finished write is what most of them wait for, and its successor can leave this turn.
         self.disk.reap(&mut progress.disk_done);
-        let found_something = !(progress.disk_done.is_empty() && self.inbox.is_empty());
+        self.disk.reap_files(&mut progress.files_done);
+        let nothing_ended = progress.disk_done.is_empty() && progress.files_done.is_empty();
+        let found_something = !(nothing_ended && self.inbox.is_empty());
         for done in progress.disk_done.drain(..) {
             self.store.step(now, Input::Disk(done));
+        }
+        for done in progress.files_done.drain(..) {
+            self.store.step(now, Input::Checkpoint(done));
         }
         while allowance.is_left() {
             let Some(source) = self.inbox.next() else { break };
@@ -172,6 +179,7 @@ impl Driver {
         }
         self.settle(now, progress);
         self.clients.flush(now, &mut self.gateway);
+        self.use_spare_time(now, progress);
         progress.heartbeat_micros = match found_something {
             true => HEARTBEAT_MICROS_MIN,
             false => (progress.heartbeat_micros * 2).min(HEARTBEAT_MICROS_MAX),
@@ -248,26 +256,73 @@ impl Driver {
                 }
                 return;
             }
-            let Output { send_now, send_after, disk, replies, session_mark, turn_wanted: _, deadline, latched } =
-                output;
-            if let Some(reason) = latched {
-                logs::fatal(self.log_format, self.id.0, &reason);
-            }
-            debug_assert!(send_now.is_empty() && send_after.is_empty(), "a group of one replica has nobody to send to");
-            disk.into_iter().for_each(|op| self.disk.submit(op));
-            for (store, part) in for_neighbours {
-                self.ask_neighbour(store, part);
-            }
-            if let Some(mark) = session_mark {
-                self.mesh.session_mark(mark);
-                self.store.step(now, Input::SessionMark(mark));
-            }
-            for reply in replies {
-                self.answer(reply);
-            }
+            self.perform(now, output, for_neighbours, progress);
             self.clients.queue(&asked.bytes, &asked.frames);
             self.gateway.recycle(asked);
-            progress.store_deadline = deadline;
+        }
+    }
+
+    /// Performs what the store wants done, in order.
+    fn perform(
+        &mut self,
+        now: Micros,
+        output: Output,
+        for_neighbours: Vec<(StoreId, PartRequest)>,
+        progress: &mut Progress,
+    ) {
+        let Output {
+            send_now,
+            send_after,
+            disk,
+            checkpoint,
+            notices,
+            replies,
+            session_mark,
+            turn_wanted: _,
+            deadline,
+            latched,
+        } = output;
+        if let Some(reason) = latched {
+            logs::fatal(self.log_format, self.id.0, &reason);
+        }
+        debug_assert!(send_now.is_empty() && send_after.is_empty(), "a group of one replica has nobody to send to");
+        disk.into_iter().for_each(|op| self.disk.submit(op));
+        checkpoint.into_iter().for_each(|op| self.disk.submit_file(op));
+        for (store, part) in for_neighbours {
+            self.ask_neighbour(store, part);
+        }
+        if let Some(mark) = session_mark {
+            self.mesh.session_mark(mark);
+            self.store.step(now, Input::SessionMark(mark));
+        }
+        for reply in replies {
+            self.answer(reply);
+        }
+        notices.iter().for_each(|notice| self.tell_of_checkpoint(notice));
+        progress.store_deadline = deadline;
+    }
+
+    /// Lets work go on that nobody waits for, now that everything of this turn is on its way.
+    fn use_spare_time(&mut self, now: Micros, progress: &mut Progress) {
+        self.store.step(now, Input::Spare);
+        let output = self.store.take_output();
+        // An answer to a part would be the gateway's work, which is the next turn's.
+        if output.turn_wanted || !output.replies.is_empty() {
+            self.inbox.ring(Source::Turn);
+        }
+        self.perform(now, output, Vec::new(), progress);
+    }
+
+    fn tell_of_checkpoint(&self, notice: &Notice) {
+        let store = self.id.0;
+        match notice {
+            Notice::Completed { shard, reference } => {
+                let (from, to, bytes) = (reference.from.index.0, reference.to.index.0, reference.bytes);
+                tracing::info!(store, shard = shard.0, from, to, bytes, "a checkpoint is in force");
+            }
+            Notice::Failed { shard, why } => {
+                tracing::warn!(store, shard = shard.0, why, "a checkpoint failed; the store serves, and tries again");
+            }
         }
     }
 

@@ -26,6 +26,7 @@
     reason = "this is where clocks, files and sockets are used"
 )]
 
+pub mod checkpoint_dir;
 pub mod checks;
 pub mod clock;
 pub mod config;
@@ -40,5 +41,6 @@ pub mod memory;
 pub mod mesh;
 pub mod net;
 pub mod node;
+mod opening_log;
 pub mod segment_dir;
 pub mod server;

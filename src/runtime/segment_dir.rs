@@ -169,7 +169,7 @@ impl SegmentDir for LogDirectory {
 /// Makes a directory and those above it that are missing, each durable in its parent.
 ///
 /// The parent of one that exists is synced too: an earlier run may have been killed between making and syncing it.
-fn create_directory(path: &Path) -> io::Result<()> {
+pub(super) fn create_directory(path: &Path) -> io::Result<()> {
     let parent = match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
         Some(parent) => parent,

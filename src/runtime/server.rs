@@ -24,6 +24,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use thiserror::Error;
 
+use super::checkpoint_dir::StoreDirectory;
 use super::checks::{self, CheckError};
 use super::clock::Clock;
 use super::config::{Advertise, ClientLimits, Config, LogFormat};
@@ -35,7 +36,7 @@ use super::lock::{DirectoryLock, LockError};
 use super::mesh::{self, Mesh, MeshEnds};
 use super::net::{self, Clients, ListenError};
 use super::node::{Node, NodeError};
-use super::segment_dir::LogDirectory;
+use super::opening_log::OpeningLog;
 use super::{executors, logs, memory};
 use crate::engine::cluster::{ClusterMap, StoreAddress};
 use crate::engine::counters::Secret;
@@ -44,7 +45,7 @@ use crate::engine::sessions::token::SessionSecret;
 use crate::engine::store::{Store, StoreConfig};
 use crate::engine::wal::WalConfig;
 use crate::ids::{Micros, StoreId};
-use crate::limits::{LISTEN_WAIT_MICROS_MAX, SHUTDOWN_MICROS_MAX, STOP_MICROS_MAX};
+use crate::limits::{LISTEN_WAIT_MICROS_MAX, PAGE_KEYS_MAX, SHUTDOWN_MICROS_MAX, STOP_MICROS_MAX};
 
 /// What the main thread is told.
 #[derive(Debug)]
@@ -148,6 +149,8 @@ impl Server {
                     store: id,
                     map: map.clone(),
                     wal: WalConfig::with_segments_of(shape.segment_bytes),
+                    checkpoints: config.checkpoints,
+                    page_keys_max: PAGE_KEYS_MAX,
                     memory_bytes_max: config.memory_bytes_max / u64::from(shape.stores),
                     secret,
                     session_age_micros: config.session_age_micros,
@@ -268,9 +271,9 @@ struct Opening {
 impl Opening {
     async fn open_and_run(self) -> Result<(), String> {
         let id = self.store.store;
-        let mut directory = LogDirectory::open(&self.data_dir, id).map_err(|error| error.to_string())?;
-        if !directory.direct_io() {
-            let path = directory.path().display();
+        let mut directory = StoreDirectory::open(&self.data_dir, id).map_err(|error| error.to_string())?;
+        if !directory.log.direct_io() {
+            let path = directory.log.path().display();
             tracing::warn!(store = id.0, %path, "this file system refuses O_DIRECT: the log is as durable, but slower");
         }
         let gateway = GatewayConfig {
@@ -283,13 +286,20 @@ impl Opening {
             session_age_micros: self.store.session_age_micros,
         };
         let started = self.clock.now();
-        let (store, recovered) =
-            Store::open(self.store, memory::pool(self.huge_pages), &mut directory, self.opened_before, started)
-                .map_err(|error| format!("{error} (log: {})", directory.path().display()))?;
-        let micros = self.clock.now().0 - started.0;
-        let (case, records, log_bytes) = (recovered.case, recovered.records, recovered.lsn.0);
-        tracing::info!(store = id.0, ?case, records, log_bytes, micros, "read the log");
-        let disk = Disk::open(&directory).map_err(|error| error.to_string())?;
+        let mut progress = OpeningLog::new(id, self.clock);
+        let opened = Store::open(
+            self.store,
+            memory::pool(self.huge_pages),
+            &mut directory,
+            self.opened_before,
+            started,
+            &mut |at| progress.hear(at),
+        );
+        let (store, found) = opened.map_err(|error| format!("{error} (log: {})", directory.log.path().display()))?;
+        progress.tell(&found);
+        let mut disk = Disk::open(&directory.log).map_err(|error| error.to_string())?;
+        disk.attach(&directory.checkpoints)
+            .map_err(|error| format!("cannot duplicate a directory's handle: {error}"))?;
         let inbox = Rc::new(Inbox::default());
         let mesh = Mesh::connect(self.ends, &inbox).await;
         let driver = Driver {

@@ -1,13 +1,16 @@
-//! A simulated log directory.
+//! A simulated disk: a store's log and its checkpoints.
 //!
 //! Each file has two contents: `live` is what a read sees, `durable` what survives a power cut. A write in
 //! flight lands sector by sector, in any order, also after the process that started it has died. A sync makes landed bytes
-//! durable. Names have two states as well: renames and removals survive a power cut from the first to some last one,
-//! as a journalling file system keeps their order.
+//! durable. Names have two states as well ([`names`]).
+
+mod files;
+mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::engine::input::{DiskDone, DiskError};
+use crate::engine::checkpoint::{FileAction, FileDone, FileOp};
+use crate::engine::input::{DiskDone, DiskError, Input};
 use crate::engine::prng::Prng;
 use crate::engine::wal::{
     AlignedBuffer, DiskAction, DiskOp, FileInfo, SegmentDir, segment_file_name, unfinished_file_name,
@@ -16,6 +19,7 @@ use crate::ids::SegmentEpoch;
 use crate::limits::WAL_SECTOR_BYTES;
 
 use super::sabotage::Sabotage;
+use names::{Directory, FileId};
 
 /// What may go wrong with a disk in a run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,21 +32,12 @@ pub struct Faults {
     pub bit_flips: bool,
 }
 
-type FileId = u32;
-
 #[derive(Clone, Debug, Default)]
 struct File {
     live: Vec<u8>,
     durable: Vec<u8>,
     /// Sectors in which the two may differ.
     dirty: BTreeSet<usize>,
-}
-
-#[derive(Clone, Debug)]
-enum NameChange {
-    Link(String, FileId),
-    Rename(String, String),
-    Unlink(String),
 }
 
 /// Sectors of a write that have not landed yet.
@@ -56,9 +51,15 @@ struct Landing {
 
 #[derive(Debug)]
 struct UnderWay {
-    op: DiskOp,
-    /// Of a log write.
+    op: Op,
+    /// Of a write.
     landing: Option<Landing>,
+}
+
+#[derive(Debug)]
+enum Op {
+    Log(DiskOp),
+    File(FileOp),
 }
 
 /// A flipped bit: where, and the byte of each content before; `None` once something else was written there.
@@ -77,9 +78,8 @@ pub(super) struct SimDisk {
     pub(super) faults: Faults,
     sabotage: Sabotage,
     files: BTreeMap<FileId, File>,
-    names: BTreeMap<String, FileId>,
-    durable_names: BTreeMap<String, FileId>,
-    name_changes: Vec<NameChange>,
+    log: Directory,
+    checkpoints: Directory,
     next_file: FileId,
     under_way: Vec<UnderWay>,
     /// Writes of dead processes that may still land.
@@ -98,9 +98,8 @@ impl SimDisk {
             faults,
             sabotage,
             files: BTreeMap::new(),
-            names: BTreeMap::new(),
-            durable_names: BTreeMap::new(),
-            name_changes: Vec::new(),
+            log: Directory::default(),
+            checkpoints: Directory::default(),
             next_file: 0,
             under_way: Vec::new(),
             late: Vec::new(),
@@ -110,15 +109,13 @@ impl SimDisk {
         }
     }
 
-    /// A copy in the same state, random numbers included, of a disk with nothing under way.
+    /// A copy in the same state, random numbers included, but without what is under way.
     pub(super) fn twin(&self) -> SimDisk {
-        assert!(self.under_way.is_empty(), "operations have one issuer");
         SimDisk {
             prng: self.prng.clone(),
             files: self.files.clone(),
-            names: self.names.clone(),
-            durable_names: self.durable_names.clone(),
-            name_changes: self.name_changes.clone(),
+            log: self.log.clone(),
+            checkpoints: self.checkpoints.clone(),
             under_way: Vec::new(),
             late: self.late.clone(),
             ..*self
@@ -128,14 +125,18 @@ impl SimDisk {
     pub(super) fn submit(&mut self, op: DiskOp) {
         let landing = match &op.action {
             DiskAction::Write { epoch, offset, buffer } => {
-                let file =
-                    self.names.get(&segment_file_name(*epoch)).copied().expect("the log writes to a published segment");
+                let file = self.log.file(&segment_file_name(*epoch)).expect("the log writes to a published segment");
                 let sectors = (0..buffer.len() / WAL_SECTOR_BYTES).collect();
                 Some(Landing { file, offset: *offset as usize, bytes: buffer.to_vec(), sectors })
             }
             _ => None,
         };
-        self.under_way.push(UnderWay { op, landing });
+        self.under_way.push(UnderWay { op: Op::Log(op), landing });
+    }
+
+    pub(super) fn submit_file(&mut self, op: FileOp) {
+        let landing = self.begin_landing(&op.action);
+        self.under_way.push(UnderWay { op: Op::File(op), landing });
     }
 
     /// Something happens by itself: sectors land, or the disk fills or empties.
@@ -171,28 +172,46 @@ impl SimDisk {
     }
 
     /// Ends one operation, whichever the seed picks.
-    pub(super) fn complete_one(&mut self) -> Option<DiskDone> {
+    pub(super) fn complete_one(&mut self) -> Option<Input> {
         if self.under_way.is_empty() {
             return None;
         }
         let place = self.prng.below(self.under_way.len() as u64) as usize;
-        let UnderWay { op: DiskOp { id, action }, landing } = self.under_way.swap_remove(place);
-        if self.prng.chance(self.faults.failures_per_10k, 10_000) {
-            // A failed operation may have done any part of its work.
-            self.late.extend(landing);
-            return Some(DiskDone { id, result: Err(DiskError::Failed("injected".into())), buffer: None });
-        }
-        let (result, buffer) = self.perform(action, landing);
-        Some(DiskDone { id, result, buffer })
+        let UnderWay { op, landing } = self.under_way.swap_remove(place);
+        let fails = self.prng.chance(self.faults.failures_per_10k, 10_000);
+        let failed = || Err(DiskError::Failed("injected".into()));
+        Some(match op {
+            Op::Log(DiskOp { id, .. }) if fails => {
+                // A failed operation may have done any part of its work.
+                self.late.extend(landing);
+                Input::Disk(DiskDone { id, result: failed(), buffer: None })
+            }
+            Op::Log(DiskOp { id, action }) => {
+                let (result, buffer) = self.perform(action, landing);
+                Input::Disk(DiskDone { id, result, buffer })
+            }
+            Op::File(FileOp { id, action }) if fails => {
+                self.late.extend(landing);
+                if !matches!(action, FileAction::Write { .. }) && self.prng.chance(1, 2) {
+                    let _untold = self.perform_file(action, None);
+                }
+                Input::Checkpoint(FileDone { id, result: failed(), buffer: None })
+            }
+            Op::File(FileOp { id, action }) => {
+                let (result, buffer) = self.perform_file(action, landing);
+                Input::Checkpoint(FileDone { id, result, buffer })
+            }
+        })
     }
 
     /// Like `complete_one`, but tells of log writes before they have landed.
-    pub(super) fn report_early(&mut self) -> Option<DiskDone> {
-        let write = self.under_way.iter().position(|under_way| under_way.landing.is_some());
-        let Some(place) = write else { return self.complete_one() };
+    pub(super) fn report_early(&mut self) -> Option<Input> {
+        let is_log_write = |under_way: &UnderWay| matches!(under_way.op, Op::Log(_)) && under_way.landing.is_some();
+        let Some(place) = self.under_way.iter().position(is_log_write) else { return self.complete_one() };
         let UnderWay { op, landing } = self.under_way.swap_remove(place);
         self.late.extend(landing);
-        Some(DiskDone { id: op.id, result: Ok(()), buffer: None })
+        let Op::Log(DiskOp { id, .. }) = op else { unreachable!("a log write was looked for") };
+        Some(Input::Disk(DiskDone { id, result: Ok(()), buffer: None }))
     }
 
     fn perform(
@@ -213,88 +232,54 @@ impl SimDisk {
             }
             DiskAction::Zero { epoch, recycle, bytes } => {
                 let name = unfinished_file_name(epoch);
-                if self.full {
+                if self.full && recycle.is_none() {
                     return (Err(DiskError::Full), None);
                 }
                 let id = match recycle {
-                    Some(old) => {
-                        let old = segment_file_name(old);
-                        let id = self.names.remove(&old).expect("a freed segment exists");
-                        self.name_changes.push(NameChange::Rename(old, name.clone()));
-                        id
-                    }
+                    Some(old) => self.log.rename(&segment_file_name(old), &name).expect("a freed segment exists"),
                     None => {
                         self.next_file += 1;
-                        self.name_changes.push(NameChange::Link(name.clone(), self.next_file));
+                        self.log.link(name, self.next_file);
                         self.next_file
                     }
                 };
-                self.names.insert(name, id);
                 let file = self.files.entry(id).or_default();
                 // What the recycled file held stays durable until the zeros are.
                 file.live = vec![0; bytes as usize];
                 file.dirty = (0..bytes as usize / WAL_SECTOR_BYTES).collect();
             }
             DiskAction::SyncFile { epoch } => {
-                let id = self.names[&unfinished_file_name(epoch)];
+                let id = self.log.file(&unfinished_file_name(epoch)).expect("what is synced was made");
                 if self.sabotage != Sabotage::ZeroSyncLies {
                     self.persist(id, |_| true);
                 }
             }
             DiskAction::Publish { epoch } => {
-                let (from, to) = (unfinished_file_name(epoch), segment_file_name(epoch));
-                let id = self.names.remove(&from).expect("an unfinished segment exists");
-                self.names.insert(to.clone(), id);
-                self.name_changes.push(NameChange::Rename(from, to));
+                let published = self.log.rename(&unfinished_file_name(epoch), &segment_file_name(epoch));
+                assert!(published.is_some(), "an unfinished segment exists");
             }
             DiskAction::SyncDir => self.sync_names(),
-            DiskAction::Discard { epoch } => self.unlink(&unfinished_file_name(epoch)),
-            DiskAction::Remove { epoch } => self.unlink(&segment_file_name(epoch)),
+            DiskAction::Discard { epoch } => self.log.unlink(&unfinished_file_name(epoch)),
+            DiskAction::Remove { epoch } => self.log.unlink(&segment_file_name(epoch)),
         }
         (Ok(()), None)
     }
 
-    fn unlink(&mut self, name: &str) {
-        if self.names.remove(name).is_some() {
-            self.name_changes.push(NameChange::Unlink(name.to_string()));
-        }
-    }
-
     fn sync_names(&mut self) {
         if self.sabotage != Sabotage::DirectorySyncLies {
-            self.apply_name_changes(usize::MAX);
-        }
-    }
-
-    fn apply_name_changes(&mut self, count: usize) {
-        for change in self.name_changes.drain(..count.min(self.name_changes.len())) {
-            match change {
-                NameChange::Link(name, id) => {
-                    self.durable_names.insert(name, id);
-                }
-                NameChange::Rename(from, to) => {
-                    if let Some(id) = self.durable_names.remove(&from) {
-                        self.durable_names.insert(to, id);
-                    }
-                }
-                NameChange::Unlink(name) => {
-                    self.durable_names.remove(&name);
-                }
-            }
+            self.log.sync();
         }
     }
 
     /// The process dies. What it had under way may still land.
     pub(super) fn kill(&mut self) {
         for UnderWay { op, landing } in std::mem::take(&mut self.under_way) {
-            match landing {
-                Some(landing) => self.late.push(landing),
+            match (landing, op) {
+                (Some(landing), _) => self.late.push(landing),
                 // Other operations have happened or not.
-                None => {
-                    if self.prng.chance(1, 2) {
-                        let _unheard = self.perform(op.action, None);
-                    }
-                }
+                (None, Op::Log(op)) if self.prng.chance(1, 2) => drop(self.perform(op.action, None)),
+                (None, Op::File(op)) if self.prng.chance(1, 2) => drop(self.perform_file(op.action, None)),
+                _ => {}
             }
         }
         self.drift();
@@ -304,10 +289,10 @@ impl SimDisk {
     /// The power goes. Dirty sectors are kept or lost one by one, names up to some change.
     pub(super) fn cut_power(&mut self) {
         self.kill();
-        let kept = self.prng.below(self.name_changes.len() as u64 + 1) as usize;
-        self.apply_name_changes(kept);
-        self.name_changes.clear();
-        self.names = self.durable_names.clone();
+        for directory in [&mut self.log, &mut self.checkpoints] {
+            let kept = self.prng.below(directory.unsynced() as u64 + 1) as usize;
+            directory.cut_power(kept);
+        }
         let mode = self.prng.below(3);
         for (id, file) in &mut self.files {
             let mut flip = self.flipped.as_mut().filter(|flip| flip.file == *id);
@@ -332,17 +317,20 @@ impl SimDisk {
             }
         }
         self.late.clear();
-        let names: BTreeSet<FileId> = self.names.values().copied().collect();
-        self.files.retain(|id, _| names.contains(id));
+        let named: BTreeSet<FileId> = &self.log.ids() | &self.checkpoints.ids();
+        self.files.retain(|id, _| named.contains(id));
     }
 
     /// Flips one bit of one file, if the run has such faults.
     pub(super) fn maybe_flip(&mut self) {
-        if !self.faults.bit_flips || self.names.is_empty() || !self.prng.chance(1, 4) {
+        if !self.faults.bit_flips || !self.prng.chance(1, 4) {
             return;
         }
-        let place = self.prng.below(self.names.len() as u64) as usize;
-        let id = *self.names.values().nth(place).expect("the place is below the number of names");
+        let files: Vec<FileId> = self.log.iter().chain(self.checkpoints.iter()).map(|(_, id)| id).collect();
+        if files.is_empty() {
+            return;
+        }
+        let id = files[self.prng.below(files.len() as u64) as usize];
         let file = self.files.get_mut(&id).expect("a named file exists");
         if file.live.is_empty() {
             return;
@@ -400,6 +388,11 @@ impl SimDisk {
         self.calls_left = Some(calls);
     }
 
+    /// Forgets a planned death that has not come.
+    pub(super) fn live_on(&mut self) {
+        self.calls_left = None;
+    }
+
     /// Whether the planned death has come.
     pub(super) fn died(&self) -> bool {
         self.calls_left == Some(0)
@@ -446,11 +439,11 @@ fn persist(file: Option<&mut File>, which: impl Fn(usize) -> bool) {
 impl SegmentDir for SimDisk {
     fn list(&mut self) -> Result<Vec<FileInfo>, DiskError> {
         self.call()?;
-        let info = |(name, id): (&String, &FileId)| FileInfo {
+        let info = |(name, id): (&String, FileId)| FileInfo {
             name: name.clone(),
-            bytes: self.files.get(id).map_or(0, |file| file.live.len() as u64),
+            bytes: self.files.get(&id).map_or(0, |file| file.live.len() as u64),
         };
-        Ok(self.names.iter().map(info).collect())
+        Ok(self.log.iter().map(info).collect())
     }
 
     fn read(&mut self, epoch: SegmentEpoch, offset: u64, into: &mut AlignedBuffer) -> Result<(), DiskError> {
@@ -459,7 +452,7 @@ impl SegmentDir for SimDisk {
         if self.prng.chance(1, 8) {
             self.drift();
         }
-        let file = self.names.get(&segment_file_name(epoch)).and_then(|id| self.files.get(id));
+        let file = self.log.file(&segment_file_name(epoch)).and_then(|id| self.files.get(&id));
         let bytes = file.and_then(|file| file.live.get(offset as usize..offset as usize + into.len()));
         match bytes {
             Some(bytes) => into.copy_from_slice(bytes),
@@ -471,7 +464,7 @@ impl SegmentDir for SimDisk {
     fn harden(&mut self, epoch: SegmentEpoch, bytes: u64) -> Result<(), DiskError> {
         self.call()?;
         if self.sabotage != Sabotage::HardenLies {
-            let id = self.names[&segment_file_name(epoch)];
+            let id = self.log.file(&segment_file_name(epoch)).expect("what is hardened was read");
             self.persist(id, |sector| ((sector * WAL_SECTOR_BYTES) as u64) < bytes);
         }
         Ok(())
@@ -479,7 +472,7 @@ impl SegmentDir for SimDisk {
 
     fn remove(&mut self, name: &str) -> Result<(), DiskError> {
         self.call()?;
-        self.unlink(name);
+        self.log.unlink(name);
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! | `disk` | a disk that keeps what a read sees apart from what survives a power cut, and misbehaves in every way a disk may |
 //! | `world` | one node of some stores, its clients, and a scheduler that picks the next event; a crash is possible at every step |
 //! | `workload` | what the clients ask |
+//! | `ledger` | every entry that was ever in the log, also where it has been recycled |
 //! | `replay` | what a log says, by the plainest rules |
 //! | `model` | what the answers are checked against: the log itself, replayed |
 //! | `sabotage`, `report` | promises that may be broken on purpose; what a run did and found |
@@ -13,6 +14,7 @@
 //! [`Sabotage`] breaks one promise of the shell on purpose; a test shows that the checks notice each.
 
 mod disk;
+mod ledger;
 mod model;
 mod replay;
 mod report;

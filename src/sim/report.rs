@@ -1,6 +1,7 @@
 //! What a run did, and what it found wrong.
 
 use crate::engine::prng::mix;
+use crate::engine::store::Opened;
 
 /// What a run found wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,18 @@ impl std::fmt::Display for Violation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Violation { seed, event, what } = self;
         write!(f, "seed {seed} violates at event {event}: {what} (run it again: dkc-sim {seed})")
+    }
+}
+
+impl Report {
+    /// Notes how a store's shards were brought back.
+    pub(super) fn restored(&mut self, found: &Opened) {
+        for shard in &found.shards {
+            self.started_from_checkpoint += u64::from(shard.checkpoint.is_some());
+            self.fallbacks += u64::from(!shard.rejected.is_empty());
+            self.passed_over += shard.passed_over;
+            self.split_in_replay += shard.pages_split;
+        }
     }
 }
 
@@ -65,6 +78,14 @@ report! {
     disk_full: "requests refused on a full disk",
     overflows: "increments refused for overflow",
     rotations: "segments opened by rotation",
+    checkpoints: "checkpoints completed",
+    checkpoints_failed: "checkpoints given up after a failed operation",
+    checkpoints_unfinished: "checkpoints abandoned by a death of the process",
+    started_from_checkpoint: "shards started from a checkpoint",
+    fallbacks: "shards started from an older checkpoint, or from none, because one was damaged",
+    passed_over: "increments that replay passed over",
+    split_in_replay: "pages split between a checkpoint's image and its end",
+    recycled: "segments freed behind checkpoints, used again or removed",
     clock_jumps: "jumps of the server's clock",
     links_made: "connections of real clients made",
     links_broken: "connections of real clients broken",

@@ -16,18 +16,24 @@ pub enum Sabotage {
     HardenLies,
     /// A log write is reported done before it has landed.
     WriteReportedEarly,
+    /// A checkpoint's file is reported synced although it is not.
+    CheckpointSyncLies,
+    /// The checkpoints' directory is reported synced although it is not.
+    CheckpointDirectorySyncLies,
     /// A client's frame reaches the gateway twice.
     RequestTwice,
 }
 
 impl Sabotage {
     /// Every way there is to break a promise.
-    pub const ALL: [Sabotage; 6] = [
+    pub const ALL: [Sabotage; 8] = [
         Sabotage::WriteSyncLies,
         Sabotage::ZeroSyncLies,
         Sabotage::DirectorySyncLies,
         Sabotage::HardenLies,
         Sabotage::WriteReportedEarly,
+        Sabotage::CheckpointSyncLies,
+        Sabotage::CheckpointDirectorySyncLies,
         Sabotage::RequestTwice,
     ];
 }

@@ -71,6 +71,11 @@ impl Hashing {
         Hashing { start, shift: (last - start).leading_zeros(), routing_seed, secret, route }
     }
 
+    /// What keys the second hash.
+    pub(super) fn secret(&self) -> Secret {
+        self.secret
+    }
+
     /// The hash of a key.
     #[inline]
     pub(super) fn hash(&self, key: &[u8]) -> KeyHash {

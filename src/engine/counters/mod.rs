@@ -40,6 +40,7 @@ mod compaction;
 #[cfg(test)]
 mod differential_tests;
 mod hashing;
+pub mod image;
 mod index_memory;
 mod page;
 mod pool;

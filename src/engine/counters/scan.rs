@@ -61,7 +61,7 @@ impl Scan {
     /// Takes note of increments that are about to be applied.
     pub(super) fn note(&mut self, table: &Table, batch: &[Increment<'_>]) {
         for &Increment { hash, key, .. } in batch {
-            let ahead = self.cursor.is_some_and(|cursor| table.place_in_walk(hash, key) >= cursor);
+            let ahead = self.cursor.is_some_and(|cursor| table.cursor_of(hash, key) >= cursor);
             if !ahead || self.is_lost() || self.before.contains_key(key) {
                 continue;
             }

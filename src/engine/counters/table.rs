@@ -28,6 +28,8 @@
 //! What is found is a hint, to be checked against the key, and void once anything has moved. (Prefetch instructions
 //! need `unsafe` and gained 5 %.)
 
+pub(super) mod image;
+
 use std::hint::black_box;
 
 use super::arena::{Added, Entry};
@@ -253,19 +255,6 @@ impl Table {
         }
         let second = second();
         (self.crowds[(slot ^ CROWD) as usize].directory.slot(second), index_hash(second))
-    }
-
-    /// A key's place in the walk, there or not: it is at or after a cursor exactly if its page is.
-    pub(super) fn place_in_walk(&self, hash: KeyHash, key: &[u8]) -> Cursor {
-        let position = self.shared.hashing.position(hash);
-        let slot = self.directory.slot(position);
-        match slot & CROWD {
-            0 => Cursor { position, second: 0 },
-            _ => Cursor {
-                position: self.crowds[(slot ^ CROWD) as usize].prefix,
-                second: self.shared.hashing.second(key),
-            },
-        }
     }
 
     /// Calls `each` for every member in turn, with where the index should be searched for it.

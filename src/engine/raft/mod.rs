@@ -17,6 +17,7 @@ pub mod quorum;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use super::checkpoint::Point;
 use super::command;
 use super::wal::{GroupState, Record};
 use crate::ids::{Index, ReplicaId, ShardId, Term};
@@ -107,11 +108,12 @@ pub struct Group {
     last_term: Term,
     commit: Index,
     applied: Index,
+    applied_term: Term,
 }
 
 impl Group {
     /// A replica as recovered: `state` is its group's state at the end of the log, `entries` what is known to
-    /// be in the log and was not applied while reading it; everything below has been applied.
+    /// be in the log and was not applied while reading it; everything below has been applied, the last of it in `applied_term`.
     #[must_use]
     pub fn new(
         shard: ShardId,
@@ -119,6 +121,7 @@ impl Group {
         voters: Vec<ReplicaId>,
         state: GroupState,
         entries: VecDeque<Entry>,
+        applied_term: Term,
     ) -> Group {
         assert!(voters.contains(&replica), "a replica of this version is a voter");
         let applied = Index(state.last_index.0 - entries.len() as u64);
@@ -134,6 +137,7 @@ impl Group {
             last_term: state.last_term,
             commit: state.commit.max(applied),
             applied,
+            applied_term,
         };
         group.invariants();
         group
@@ -213,7 +217,7 @@ impl Group {
             return None;
         }
         let entry = self.entries.pop_front().expect("entries above applied are kept");
-        self.applied = entry.index;
+        (self.applied, self.applied_term) = (entry.index, entry.term);
         Some(entry)
     }
 
@@ -267,6 +271,18 @@ impl Group {
         self.applied
     }
 
+    /// The last entry applied, with its term.
+    #[must_use]
+    pub fn applied_point(&self) -> Point {
+        Point { index: self.applied, term: self.applied_term }
+    }
+
+    /// The replicas that vote.
+    #[must_use]
+    pub fn voters(&self) -> &[ReplicaId] {
+        &self.voters
+    }
+
     fn lead(&mut self, effects: &mut Effects) {
         self.role = Role::Leader {
             durable: self.voters.iter().map(|&voter| (voter, Index(0))).collect(),
@@ -295,7 +311,7 @@ mod tests {
     const ME: ReplicaId = ReplicaId(1);
 
     fn group() -> Group {
-        Group::new(ShardId(1), ME, vec![ME], GroupState::default(), VecDeque::new())
+        Group::new(ShardId(1), ME, vec![ME], GroupState::default(), VecDeque::new(), Term(0))
     }
 
     fn deliver(group: &mut Group, effects: &mut Effects) {
@@ -338,8 +354,9 @@ mod tests {
             first_index: Index(1),
             last_index: Index(8),
             last_term: Term(3),
+            ..GroupState::default()
         };
-        let mut group = Group::new(ShardId(1), ME, vec![ME], state, VecDeque::from([inherited]));
+        let mut group = Group::new(ShardId(1), ME, vec![ME], state, VecDeque::from([inherited]), Term(3));
         let mut effects = Effects::default();
         group.campaign(&mut effects);
         deliver(&mut group, &mut effects);

@@ -4,6 +4,8 @@
 //! leaders measured between their entries, each step capped; it stands still while there is no leader, so a cluster that was
 //! switched off finds its sessions as young as it left them.
 
+mod image;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::ids::{Micros, Sequence, SessionEpoch, SessionId};

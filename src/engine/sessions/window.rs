@@ -8,6 +8,8 @@
 //!
 //! A window is sparse: a session's requests go to many shards, and each keeps the numbers that came to it.
 
+mod image;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Stamp;

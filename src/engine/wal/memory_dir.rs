@@ -7,6 +7,7 @@ use super::{
     AlignedBuffer, DiskAction, FileInfo, Record, Recovered, RecoveryError, SegmentDir, Wal, WalConfig, WalIdentity,
     recover, segment_file_name, unfinished_file_name,
 };
+use crate::engine::checkpoint::{CheckpointDir, CheckpointFile, FileAction, RESERVE_FILE_NAME, StoreDir};
 use crate::engine::input::{DiskDone, DiskError};
 use crate::ids::{ClusterId, Index, Lsn, Micros, NodeId, ReplicaId, SegmentEpoch, ShardId, StoreId, Term};
 
@@ -16,8 +17,13 @@ pub(super) const CONFIG: WalConfig = WalConfig { segment_bytes: 64 << 10, write_
 #[derive(Clone, Debug, Default)]
 pub(in crate::engine) struct MemoryDir {
     pub(in crate::engine) files: BTreeMap<String, Vec<u8>>,
-    /// Answer to the next `Zero`.
+    pub(in crate::engine) checkpoints: BTreeMap<String, Vec<u8>>,
+    /// Answer to the next `Zero`, and to all that would make the files of checkpoints larger.
     pub(in crate::engine) full: bool,
+    /// Answer to all that asks for room for a checkpoint.
+    pub(in crate::engine) reserve_full: bool,
+    /// Answer to the next operation on the files of checkpoints.
+    pub(in crate::engine) checkpoint_fails: bool,
     pub(super) hardened: Vec<(SegmentEpoch, u64)>,
 }
 
@@ -30,7 +36,7 @@ impl MemoryDir {
                 return (Ok(()), Some(buffer));
             }
             DiskAction::Zero { epoch, recycle, bytes } => {
-                if self.full {
+                if self.full && recycle.is_none() {
                     return (Err(DiskError::Full), None);
                 }
                 if let Some(old) = recycle {
@@ -86,6 +92,72 @@ impl MemoryDir {
         let opened_before = self.files.keys().any(|name| name.ends_with(".wal"));
         let (recovered, records) = self.recover(opened_before).expect("the log can be trusted");
         (Wal::new(IDENTITY, CONFIG, &recovered), records)
+    }
+}
+
+impl MemoryDir {
+    pub(in crate::engine) fn perform_file(
+        &mut self,
+        action: FileAction,
+    ) -> (Result<(), DiskError>, Option<AlignedBuffer>) {
+        if std::mem::take(&mut self.checkpoint_fails) {
+            return (Err(DiskError::Failed("EIO".into())), None);
+        }
+        let reserve = RESERVE_FILE_NAME.to_string();
+        match action {
+            FileAction::Reserve { bytes } => {
+                if self.full || self.reserve_full {
+                    return (Err(DiskError::Full), None);
+                }
+                self.checkpoints.entry(reserve).or_default().resize(bytes as usize, 0);
+            }
+            FileAction::Create { file, from_reserve } => {
+                let content = from_reserve.then(|| self.checkpoints.remove(&reserve)).flatten();
+                self.checkpoints.insert(file.name(), content.unwrap_or_default());
+            }
+            FileAction::Write { file, offset, buffer } => {
+                let content = self.checkpoints.get_mut(&file.name()).expect("it was created");
+                let end = offset as usize + buffer.len();
+                if end > content.len() {
+                    if self.full {
+                        return (Err(DiskError::Full), Some(buffer));
+                    }
+                    content.resize(end, 0);
+                }
+                content[offset as usize..end].copy_from_slice(&buffer);
+                return (Ok(()), Some(buffer));
+            }
+            FileAction::Retire { file } => {
+                let content = self.checkpoints.remove(&file.name()).expect("what is retired exists");
+                self.checkpoints.insert(reserve, content);
+            }
+            FileAction::Remove { file } => drop(self.checkpoints.remove(&file.name())),
+            FileAction::Sync { .. } | FileAction::SyncDirectory => {}
+        }
+        (Ok(()), None)
+    }
+}
+
+impl StoreDir for MemoryDir {
+    fn log(&mut self) -> &mut dyn SegmentDir {
+        self
+    }
+
+    fn checkpoints(&mut self) -> &mut dyn CheckpointDir {
+        self
+    }
+}
+
+impl CheckpointDir for MemoryDir {
+    fn list(&mut self) -> Result<Vec<CheckpointFile>, DiskError> {
+        Ok(self.checkpoints.keys().filter_map(|name| CheckpointFile::parse(name)).collect())
+    }
+
+    fn read(&mut self, file: CheckpointFile, offset: u64, into: &mut AlignedBuffer) -> Result<(), DiskError> {
+        let bytes =
+            self.checkpoints.get(&file.name()).and_then(|content| content.get(offset as usize..)?.get(..into.len()));
+        into.copy_from_slice(bytes.ok_or_else(|| DiskError::Failed("no such bytes".into()))?);
+        Ok(())
     }
 }
 

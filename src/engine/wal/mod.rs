@@ -37,10 +37,10 @@ pub use disk_op::{
     AlignedBuffer, DiskAction, DiskOp, DiskOpId, parse_segment_file_name, segment_file_name, unfinished_file_name,
 };
 pub use record::Record;
-pub use recovery::{Recovered, RecoveryError, recover};
+pub use recovery::{Recovered, RecoveryError, Survey, recover};
 pub use segment::{GroupState, WAL_FORMAT};
 pub use segment_dir::{FileInfo, SegmentDir};
-pub use writer::Wal;
+pub use writer::{UsedSegment, Wal};
 
 use crate::ids::{ClusterId, NodeId, StoreId};
 use crate::limits::{WAL_BLOCK_BYTES, WAL_WRITE_BYTES_MAX};

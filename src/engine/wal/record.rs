@@ -18,6 +18,7 @@
 
 use std::rc::Rc;
 
+use crate::engine::checkpoint::Kept;
 use crate::ids::{Index, Lsn, ReplicaId, SegmentEpoch, ShardId, StoreId, Term};
 
 /// Bytes before a record's payload.
@@ -35,6 +36,8 @@ pub enum RecordKind {
     HardState = 3,
     /// An entry of a shard's Raft log.
     Entry = 4,
+    /// Which checkpoints of a shard are in force.
+    Checkpoint = 5,
 }
 
 impl RecordKind {
@@ -44,6 +47,7 @@ impl RecordKind {
             2 => RecordKind::SegmentStart,
             3 => RecordKind::HardState,
             4 => RecordKind::Entry,
+            5 => RecordKind::Checkpoint,
             _ => return None,
         })
     }
@@ -76,6 +80,13 @@ pub enum Record {
         /// What it says (`engine::command`).
         payload: Rc<Vec<u8>>,
     },
+    /// From here on these are the checkpoints that the shard can be started from. Their last entries stand before it (rule C4).
+    Checkpoint {
+        /// Whose.
+        shard: ShardId,
+        /// Which.
+        kept: Kept,
+    },
 }
 
 impl Record {
@@ -86,6 +97,7 @@ impl Record {
             + match self {
                 Record::HardState { .. } => 8,
                 Record::Entry { payload, .. } => payload.len(),
+                Record::Checkpoint { .. } => Kept::BYTES,
             }
     }
 }

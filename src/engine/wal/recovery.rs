@@ -38,8 +38,9 @@ use super::record::{Chain, RECORD_HEADER_BYTES, Record, RecordHeader, RecordKind
 use super::sector::{Sector, disk_bytes, gather, inspect};
 use super::segment::{GroupState, SegmentEnd, SegmentHeader};
 use super::segment_dir::SegmentDir;
-use super::writer::{WRITE_START_BYTES, note};
+use super::writer::{UsedSegment, WRITE_START_BYTES, note};
 use super::{WalConfig, WalIdentity};
+use crate::engine::checkpoint::Kept;
 use crate::engine::input::DiskError;
 use crate::ids::{Index, Lsn, ReplicaId, SegmentEpoch, ShardId};
 use crate::limits::{WAL_BLOCK_BYTES, WAL_SECTOR_BYTES};
@@ -92,8 +93,8 @@ pub struct RecoveryError {
 pub struct Recovered {
     /// How the log ended: `NeverOpened`, `CleanEnd` or `TornTail`.
     pub case: Case,
-    /// Used segments, oldest first, with the position just past each one's last record.
-    pub segments: Vec<(SegmentEpoch, Lsn)>,
+    /// Used segments, oldest first.
+    pub segments: Vec<UsedSegment>,
     /// Where the log ends.
     pub end: SegmentEnd,
     /// Its position.
@@ -128,7 +129,106 @@ pub fn recover(
     opened_before: bool,
     visit: &mut dyn FnMut(Record) -> Result<(), String>,
 ) -> Result<Recovered, RecoveryError> {
-    Reader { dir, identity, config, buffer: AlignedBuffer::zeroed(0), stream: Vec::new() }.run(opened_before, visit)
+    Survey::read(dir, identity, config, opened_before)?.replay(dir, visit)
+}
+
+/// A log whose headers and whose newest segment have been read: what must be known before the first record is handed out.
+pub struct Survey {
+    identity: WalIdentity,
+    config: WalConfig,
+    used: Vec<Used>,
+    remove: Removals,
+    end: BTreeMap<ShardId, GroupState>,
+}
+
+impl Survey {
+    /// Looks a log over. `opened_before` says whether one must exist.
+    ///
+    /// # Errors
+    /// What was read cannot be trusted, or the disk does not answer. Nothing has been changed.
+    pub fn read(
+        dir: &mut dyn SegmentDir,
+        identity: WalIdentity,
+        config: WalConfig,
+        opened_before: bool,
+    ) -> Result<Survey, RecoveryError> {
+        let mut reader = Reader::new(dir, identity, config);
+        let (epochs, mut remove) = reader.list()?;
+        let used = reader.find_used(&epochs, &mut remove)?;
+        let end = match used.last() {
+            None if opened_before => {
+                let what = "no segment holds anything, although this store has been used".to_string();
+                let file = "the log's directory".into();
+                return Err(RecoveryError { case: Case::LogMissing, file, offset: 0, what });
+            }
+            None => BTreeMap::new(),
+            Some(newest) => {
+                let mut scratch = Recovered::starting_with(&newest.header);
+                reader.replay_segment(newest, None, &mut scratch, &mut |_| Ok(()))?;
+                scratch.groups
+            }
+        };
+        Ok(Survey { identity, config, used, remove, end })
+    }
+
+    /// Whether there is no log.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.used.is_empty()
+    }
+
+    /// State of every group before the oldest record that is still there.
+    #[must_use]
+    pub fn base(&self) -> BTreeMap<ShardId, GroupState> {
+        self.used.first().map_or(BTreeMap::new(), |oldest| oldest.header.groups.iter().copied().collect())
+    }
+
+    /// State of every group at the end.
+    #[must_use]
+    pub fn end(&self) -> &BTreeMap<ShardId, GroupState> {
+        &self.end
+    }
+
+    /// Hands every record to `visit` in order, makes the end durable, and removes files that no longer matter.
+    ///
+    /// # Errors
+    /// As [`recover`].
+    pub fn replay(
+        self,
+        dir: &mut dyn SegmentDir,
+        visit: &mut dyn FnMut(Record) -> Result<(), String>,
+    ) -> Result<Recovered, RecoveryError> {
+        let Survey { identity, config, used, remove, .. } = self;
+        let mut reader = Reader::new(dir, identity, config);
+        let Some(newest) = used.last() else {
+            reader.remove(&remove)?;
+            let nothing = SegmentHeader::default();
+            return Ok(Recovered { case: Case::NeverOpened, removed: remove, ..Recovered::starting_with(&nothing) });
+        };
+        let newest_epoch = newest.epoch;
+        let recovered = reader.replay(&used, visit)?;
+        reader.dir.harden(newest_epoch, recovered.end.offset).map_err(|error| io(newest_epoch, 0, &error))?;
+        // Oldest epochs first would leave a gap if the process died between two removals; newest first does not.
+        reader.remove(&remove)?;
+        Ok(Recovered { removed: remove, ..recovered })
+    }
+}
+
+impl Recovered {
+    /// Nothing read yet of a log whose oldest segment has this header.
+    fn starting_with(header: &SegmentHeader) -> Recovered {
+        let base: BTreeMap<_, _> = header.groups.iter().copied().collect();
+        Recovered {
+            case: Case::CleanEnd,
+            segments: Vec::new(),
+            end: header.previous,
+            lsn: header.start,
+            groups: base.clone(),
+            base,
+            records: 0,
+            removed: Vec::new(),
+        }
+    }
 }
 
 struct Reader<'a> {
@@ -157,42 +257,9 @@ enum Write {
     Whole(u64),
 }
 
-impl Reader<'_> {
-    fn run(
-        mut self,
-        opened_before: bool,
-        visit: &mut dyn FnMut(Record) -> Result<(), String>,
-    ) -> Result<Recovered, RecoveryError> {
-        let (epochs, mut remove) = self.list()?;
-        let used = self.find_used(&epochs, &mut remove)?;
-        let Some(newest) = used.last() else {
-            if opened_before {
-                let what = "no segment holds anything, although this store has been used".to_string();
-                return Err(RecoveryError {
-                    case: Case::LogMissing,
-                    file: "the log's directory".into(),
-                    offset: 0,
-                    what,
-                });
-            }
-            self.remove(&remove)?;
-            return Ok(Recovered {
-                case: Case::NeverOpened,
-                segments: Vec::new(),
-                end: SegmentEnd::default(),
-                lsn: Lsn(0),
-                groups: BTreeMap::new(),
-                base: BTreeMap::new(),
-                records: 0,
-                removed: remove,
-            });
-        };
-        let newest_epoch = newest.epoch;
-        let recovered = self.replay(&used, visit)?;
-        self.dir.harden(newest_epoch, recovered.end.offset).map_err(|error| io(newest_epoch, 0, &error))?;
-        // Oldest epochs first would leave a gap if the process died between two removals; newest first does not.
-        self.remove(&remove)?;
-        Ok(Recovered { removed: remove, ..recovered })
+impl<'a> Reader<'a> {
+    fn new(dir: &'a mut dyn SegmentDir, identity: WalIdentity, config: WalConfig) -> Reader<'a> {
+        Reader { dir, identity, config, buffer: AlignedBuffer::zeroed(0), stream: Vec::new() }
     }
 
     /// The epochs of all segment files, ascending, and the files that can go whatever the log says.
@@ -298,17 +365,7 @@ impl Reader<'_> {
         used: &[Used],
         visit: &mut dyn FnMut(Record) -> Result<(), String>,
     ) -> Result<Recovered, RecoveryError> {
-        let base: BTreeMap<_, _> = used[0].header.groups.iter().copied().collect();
-        let mut recovered = Recovered {
-            case: Case::CleanEnd,
-            segments: Vec::new(),
-            end: used[0].header.previous,
-            lsn: used[0].header.start,
-            groups: base.clone(),
-            base,
-            records: 0,
-            removed: Vec::new(),
-        };
+        let mut recovered = Recovered::starting_with(&used[0].header);
         for (place, segment) in used.iter().enumerate() {
             let groups: BTreeMap<_, _> = segment.header.groups.iter().copied().collect();
             if segment.header.previous != recovered.end || segment.header.start != recovered.lsn {
@@ -326,7 +383,7 @@ impl Reader<'_> {
             recovered.groups = groups;
             let fixed_end = used.get(place + 1).map(|next| next.header.previous);
             self.replay_segment(segment, fixed_end, &mut recovered, visit)?;
-            recovered.segments.push((segment.epoch, recovered.lsn));
+            recovered.segments.push(UsedSegment::ending(segment.epoch, recovered.lsn, &recovered.groups));
         }
         Ok(recovered)
     }
@@ -520,6 +577,7 @@ fn parse_record(header: &RecordHeader, payload: &[u8]) -> Result<Record, &'stati
             Ok(Record::HardState { shard, term, vote: ReplicaId(u64::from_le_bytes(vote)), commit })
         }
         RecordKind::Entry => Ok(Record::Entry { shard, term, index, commit, payload: Rc::new(payload.to_vec()) }),
+        RecordKind::Checkpoint => Ok(Record::Checkpoint { shard, kept: Kept::decode(payload)? }),
         RecordKind::WriteStart | RecordKind::SegmentStart => {
             Err("a record of the log itself stands in the wrong place")
         }
@@ -549,6 +607,15 @@ fn check_against(groups: &BTreeMap<ShardId, GroupState>, record: &Record) -> Res
             }
             if commit >= index {
                 return Err("an entry says that itself is committed");
+            }
+        }
+        Record::Checkpoint { shard, kept } => {
+            let group = group(shard);
+            if kept.iter().any(|one| one.to.index > group.last_index || one.to.term > group.last_term) {
+                return Err("a checkpoint reaches beyond the log before it");
+            }
+            if kept.newest.map(|one| one.number) < group.kept.newest.map(|one| one.number) {
+                return Err("the newest checkpoint is older than the one before");
             }
         }
     }

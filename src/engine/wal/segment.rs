@@ -9,22 +9,25 @@
 //!  48  u64   previous segment's epoch 56  u64  where in it the log ended
 //!  64  u32   chain there, u32 zero    72  u64  oldest epoch still needed
 //!  80  u64   LSN at the start of this segment
-//!  88  groups, 56 bytes each, ascending by shard:
+//!  88  groups, 168 bytes each, ascending by shard:
 //!        u32 shard, u32 zero, u64 term, u64 vote, u64 commit,
-//!        u64 first index still in the log, u64 last index, u64 its term
+//!        u64 first index still in the log, u64 last index, u64 its term,
+//!        the checkpoints in force, 2 × 56: u64 number, index and term of A, index and term of B, bytes, digest
 //! ```
 //!
 //! The header fixes the end of what came before: bytes past it are never read again, wherever they came from (rule W2).
-//! It repeats every group's state, so that older segments can be recycled without losing a vote (rule W4).
+//! It repeats every group's state, so that older segments can be recycled without losing a vote or a checkpoint (rule W4).
 
 use super::record::{u32_at, u64_at};
+use crate::engine::checkpoint::Kept;
 use crate::ids::{ClusterId, Index, Lsn, NodeId, ReplicaId, SegmentEpoch, ShardId, Term};
 
 /// Version of the log's layout. Changes freely until 0.1.0.
-pub const WAL_FORMAT: u32 = 1;
+pub const WAL_FORMAT: u32 = 2;
 
 const FIXED_BYTES: usize = 88;
-const GROUP_BYTES: usize = 56;
+const GROUP_NUMBERS: usize = 7;
+const GROUP_BYTES: usize = GROUP_NUMBERS * 8 + Kept::BYTES;
 
 /// A group's state at one point of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct GroupState {
     pub last_index: Index,
     /// Its term.
     pub last_term: Term,
+    /// The checkpoints in force.
+    pub kept: Kept,
 }
 
 /// Where a segment's log ended.
@@ -55,7 +60,7 @@ pub struct SegmentEnd {
 }
 
 /// A segment's header.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SegmentHeader {
     /// Cluster the log belongs to.
     pub cluster: ClusterId,
@@ -102,7 +107,7 @@ impl SegmentHeader {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
         for (shard, group) in &self.groups {
-            let numbers = [
+            let numbers: [u64; GROUP_NUMBERS] = [
                 u64::from(shard.0),
                 group.term.0,
                 group.vote.0,
@@ -114,6 +119,7 @@ impl SegmentHeader {
             for number in numbers {
                 bytes.extend_from_slice(&number.to_le_bytes());
             }
+            group.kept.encode(&mut bytes);
         }
         bytes
     }
@@ -144,6 +150,7 @@ impl SegmentHeader {
                     first_index: Index(number(4)),
                     last_index: Index(number(5)),
                     last_term: Term(number(6)),
+                    kept: Kept::decode(&group[GROUP_NUMBERS * 8..])?,
                 };
                 Ok((ShardId(shard), state))
             })

@@ -20,6 +20,7 @@ use super::recovery::Recovered;
 use super::sector::{disk_bytes, spread, stream_capacity};
 use super::segment::{GroupState, SegmentEnd, SegmentHeader};
 use super::{WalConfig, WalIdentity};
+use crate::engine::checkpoint::Kept;
 use crate::engine::input::{DiskDone, DiskError};
 use crate::ids::{Index, Lsn, Micros, SegmentEpoch, ShardId, Term};
 use crate::limits::{WAL_BLOCK_BYTES, WAL_PREPARE_RETRY_MICROS, WAL_SEGMENTS_AHEAD};
@@ -54,13 +55,15 @@ pub struct Wal {
     freed: VecDeque<SegmentEpoch>,
     /// Segments no longer needed, to be removed.
     doomed: VecDeque<SegmentEpoch>,
-    /// Records at or below this position are no longer needed.
-    released: Lsn,
+    /// Entries of each group up to these are no longer needed.
+    released: BTreeMap<ShardId, Index>,
     prepared: VecDeque<SegmentEpoch>,
     next_epoch: SegmentEpoch,
     preparation: Preparation,
     write: Option<WriteUnderWay>,
     has_durable_segment: bool,
+    /// Whether a header of this process is durable.
+    end_is_fixed: bool,
     /// Operations decided on and not yet taken by the shell.
     outbox: Vec<DiskOp>,
     next_op: u64,
@@ -77,11 +80,29 @@ struct CurrentSegment {
     chain: u32,
 }
 
-#[derive(Debug)]
-struct UsedSegment {
-    epoch: SegmentEpoch,
+/// A segment that holds records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsedSegment {
+    /// Its number.
+    pub epoch: SegmentEpoch,
     /// Position just past its last record so far.
-    end: Lsn,
+    pub end: Lsn,
+    /// The last entry of each group here or before, once the segment is full.
+    pub last: Vec<(ShardId, Index)>,
+}
+
+impl UsedSegment {
+    /// A segment at whose end groups stand like this.
+    pub(super) fn ending(epoch: SegmentEpoch, end: Lsn, groups: &BTreeMap<ShardId, GroupState>) -> UsedSegment {
+        let last = groups.iter().map(|(&shard, group)| (shard, group.last_index)).collect();
+        UsedSegment { epoch, end, last }
+    }
+
+    /// Whether an entry in it is still needed.
+    fn is_needed(&self, released: &BTreeMap<ShardId, Index>) -> bool {
+        let released = |shard| released.get(shard).copied().unwrap_or_default();
+        self.last.iter().any(|(shard, last)| *last > released(shard))
+    }
 }
 
 #[derive(Debug)]
@@ -136,16 +157,17 @@ impl Wal {
             groups: recovered.groups.clone(),
             current: None,
             previous: recovered.end,
-            segments: recovered.segments.iter().map(|&(epoch, end)| UsedSegment { epoch, end }).collect(),
+            segments: recovered.segments.iter().cloned().collect(),
             first_own: recovered.end.epoch.next(),
             freed: VecDeque::new(),
             doomed: VecDeque::new(),
-            released: Lsn(0),
+            released: BTreeMap::new(),
             prepared: VecDeque::new(),
             next_epoch: recovered.end.epoch.next(),
             preparation: Preparation::Idle,
             write: None,
             has_durable_segment: !recovered.segments.is_empty(),
+            end_is_fixed: false,
             outbox: Vec::new(),
             next_op: 0,
             latched: None,
@@ -204,6 +226,13 @@ impl Wal {
         self.has_durable_segment || mutant!("header-not-awaited")
     }
 
+    /// Whether what recovery found is all that anybody will ever find of the log before: until then a write of a dead process may
+    /// still land behind it.
+    #[must_use]
+    pub fn is_end_fixed(&self) -> bool {
+        self.end_is_fixed
+    }
+
     /// Whether the disk was full when a segment was last to be prepared.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
@@ -254,17 +283,28 @@ impl Wal {
         }
     }
 
-    /// Records at or below `up_to` are no longer needed: for each shard, `first` is the first index that still is.
-    /// Their segments become free once a later segment's header, which repeats what they said about terms and
-    /// votes, is durable.
-    pub fn release(&mut self, up_to: Lsn, first: &[(ShardId, Index)]) {
-        assert!(up_to <= self.durable, "only durable records can be released");
-        self.released = self.released.max(up_to);
-        for &(shard, index) in first {
-            if let Some(group) = self.groups.get_mut(&shard) {
-                group.first_index = group.first_index.max(index);
-            }
+    /// Entries of a group up to an index are no longer needed. Segments that hold no other entries become free once a later
+    /// segment's header, which repeats what they said about terms, votes and checkpoints, is durable.
+    pub fn release(&mut self, shard: ShardId, up_to: Index) {
+        let released = self.released.entry(shard).or_default();
+        *released = up_to.max(*released);
+        if let Some(group) = self.groups.get_mut(&shard) {
+            group.first_index = group.first_index.max(up_to.next());
         }
+    }
+
+    /// Where in the stream the entries of a group after an index may begin: no later than they do.
+    #[must_use]
+    pub fn position_after(&self, shard: ShardId, index: Index) -> Lsn {
+        let holds_none =
+            |segment: &&UsedSegment| segment.last.iter().any(|(group, last)| *group == shard && *last <= index);
+        self.segments.iter().take_while(holds_none).last().map_or(Lsn(0), |segment| segment.end)
+    }
+
+    /// The checkpoints of a group that the log names.
+    #[must_use]
+    pub fn kept(&self, shard: ShardId) -> Kept {
+        self.groups.get(&shard).map_or(Kept::default(), |group| group.kept)
     }
 
     /// The end of an operation. Ends of operations that are not under way are a bug of the shell.
@@ -289,6 +329,7 @@ impl Wal {
         self.durable = write.end;
         if let Some(oldest) = write.frees_below {
             self.has_durable_segment = true;
+            self.end_is_fixed = true;
             while let Some(segment) = self.segments.pop_front_if(|segment| segment.epoch < oldest) {
                 let own = segment.epoch >= self.first_own || mutant!("dead-files-recycled");
                 let reusable = own && self.freed.len() < WAL_SEGMENTS_AHEAD;
@@ -356,12 +397,15 @@ impl Wal {
     }
 
     fn start_preparation(&mut self, now: Micros) {
+        let full = self.is_disk_full();
         match self.preparation {
             Preparation::Idle => {}
             Preparation::Waiting { until } if until <= now => {}
             _ => return,
         }
-        if self.prepared.len() < WAL_SEGMENTS_AHEAD {
+        // On a full disk, room is made before more is asked for.
+        let makes_room = full && self.freed.is_empty() && !self.doomed.is_empty();
+        if self.prepared.len() < WAL_SEGMENTS_AHEAD && !makes_room {
             let epoch = self.next_epoch;
             let recycle = self.freed.pop_front();
             self.prepare(epoch, Step::Zero, DiskAction::Zero { epoch, recycle, bytes: self.config.segment_bytes });
@@ -377,7 +421,7 @@ impl Wal {
             current.offset + bytes <= self.config.segment_bytes
         };
         match (&self.current, self.pending.front()) {
-            (Some(_), None) => {}
+            (Some(_), None) if !self.must_rotate() => {}
             (Some(current), Some(record)) if fits(current, record) => self.write_records(),
             // The segment is full, or there is none yet: the next one begins with its header, alone.
             _ => {
@@ -386,6 +430,20 @@ impl Wal {
                 }
             }
         }
+    }
+
+    /// The oldest full segment of which an entry is still needed.
+    fn oldest_needed(&self) -> Option<SegmentEpoch> {
+        self.segments.iter().find(|segment| segment.is_needed(&self.released)).map(|segment| segment.epoch)
+    }
+
+    /// Whether the next segment is to be opened although the current one is not full: on a full disk, when that frees others.
+    /// Nothing more may be accepted then, so nothing else would.
+    fn must_rotate(&self) -> bool {
+        let full = self.segments.len().saturating_sub(1);
+        self.is_disk_full()
+            && self.pending.is_empty()
+            && self.segments.iter().take(full).next().is_some_and(|oldest| !oldest.is_needed(&self.released))
     }
 
     fn header_bytes(&self) -> usize {
@@ -399,7 +457,10 @@ impl Wal {
             offset: current.offset,
             chain: current.chain,
         });
-        let oldest = self.segments.iter().find(|segment| segment.end > self.released).map_or(epoch, |used| used.epoch);
+        if let Some(full) = self.segments.back_mut() {
+            *full = UsedSegment::ending(full.epoch, full.end, &self.groups);
+        }
+        let oldest = self.oldest_needed().unwrap_or(epoch);
         let header = SegmentHeader {
             cluster: self.identity.cluster,
             node: self.identity.node,
@@ -418,7 +479,7 @@ impl Wal {
         seal_write_start(&mut chain, &mut self.stream, self.handed_out, RECORD_HEADER_BYTES + payload.len());
         chain.seal(&mut self.stream, &own_header(RecordKind::SegmentStart, self.handed_out), &payload);
         self.current = Some(CurrentSegment { epoch, offset: 0, chain: chain.crc });
-        self.segments.push_back(UsedSegment { epoch, end: self.handed_out });
+        self.segments.push_back(UsedSegment { epoch, end: self.handed_out, last: Vec::new() });
         self.hand_out_write(Some(oldest));
     }
 
@@ -498,6 +559,19 @@ fn seal_record(chain: &mut Chain, stream: &mut Vec<u8>, lsn: Lsn, record: &Recor
             };
             chain.seal(stream, &header, payload);
         }
+        Record::Checkpoint { shard, kept } => {
+            let header = RecordHeader {
+                kind: RecordKind::Checkpoint,
+                shard: *shard,
+                term: Term(0),
+                index: Index(0),
+                commit: Index(0),
+                lsn,
+            };
+            let mut payload = Vec::with_capacity(Kept::BYTES);
+            kept.encode(&mut payload);
+            chain.seal(stream, &header, &payload);
+        }
     }
 }
 
@@ -517,5 +591,6 @@ pub(super) fn note(groups: &mut BTreeMap<ShardId, GroupState>, record: &Record) 
             group.last_term = term;
             group.commit = group.commit.max(commit);
         }
+        Record::Checkpoint { shard, kept } => groups.entry(shard).or_default().kept = kept,
     }
 }

@@ -184,7 +184,7 @@ mod tests {
 
         fn config(&self) -> Config {
             match self.wanted() {
-                Ok(Wanted::Serve(config)) => config,
+                Ok(Wanted::Serve(config)) => *config,
                 other => panic!("{other:?}"),
             }
         }

@@ -6,7 +6,9 @@ use std::ops::RangeInclusive;
 use tracing_subscriber::EnvFilter;
 
 use super::Advertise;
-use crate::limits::{WAL_BLOCK_BYTES, WAL_SEGMENT_BYTES_MAX, WAL_SEGMENT_BYTES_MIN};
+use crate::limits::{
+    CHECKPOINT_LOG_BYTES_MIN, CHECKPOINT_RATE_MIN, WAL_BLOCK_BYTES, WAL_SEGMENT_BYTES_MAX, WAL_SEGMENT_BYTES_MIN,
+};
 
 pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     let mut addresses = text.to_socket_addrs().map_err(|error| format!("{error}; expected HOST:PORT"))?;
@@ -51,6 +53,18 @@ pub(super) fn parse_segment_size(text: &str) -> Result<u64, String> {
         ));
     }
     Ok(size)
+}
+
+pub(super) fn parse_checkpoint_log(text: &str) -> Result<u64, String> {
+    at_least(parse_size(text)?, CHECKPOINT_LOG_BYTES_MIN)
+}
+
+pub(super) fn parse_checkpoint_rate(text: &str) -> Result<u64, String> {
+    at_least(parse_size(text)?, CHECKPOINT_RATE_MIN)
+}
+
+fn at_least(size: u64, least: u64) -> Result<u64, String> {
+    if size < least { Err(format!("expected at least {} MiB", least >> 20)) } else { Ok(size) }
 }
 
 pub(super) fn parse_filter(text: &str) -> Result<String, String> {

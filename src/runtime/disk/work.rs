@@ -228,12 +228,12 @@ impl std::fmt::Display for Step {
 }
 
 /// The kernel's convention: a count or a descriptor, or a negated error number.
-fn answer(result: i32) -> io::Result<u32> {
+pub(super) fn answer(result: i32) -> io::Result<u32> {
     u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.saturating_neg()))
 }
 
 /// Whether a file that was to be removed is not there now.
-fn is_gone(answer: &io::Result<u32>) -> bool {
+pub(super) fn is_gone(answer: &io::Result<u32>) -> bool {
     match answer {
         Ok(_) => true,
         Err(e) => e.kind() == io::ErrorKind::NotFound,

@@ -22,10 +22,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::disk::{Faults, SimDisk};
+use super::ledger::Ledger;
 use super::model::Model;
 use super::report::{Report, Violation};
 use super::sabotage::Sabotage;
 use super::workload::{Ask, Workload};
+use crate::engine::checkpoint::CheckpointConfig;
 use crate::engine::cluster::ClusterMap;
 use crate::engine::counters::Secret;
 use crate::engine::gateway::ConnectionId;
@@ -33,7 +35,7 @@ use crate::engine::prng::{Prng, mix};
 use crate::engine::store::StoreConfig;
 use crate::engine::wal::WalConfig;
 use crate::ids::{ClusterId, Micros, NodeId, StoreId};
-use crate::limits::{REQUEST_WAIT_MICROS_MAX, SESSION_AGE_MICROS_DEFAULT};
+use crate::limits::{PAGE_KEYS_MAX, REQUEST_WAIT_MICROS_MAX, SESSION_AGE_MICROS_DEFAULT};
 use crate::wire::client::Encoder;
 use applications::Application;
 use network::Network;
@@ -68,8 +70,10 @@ pub struct World {
     next_connection: u64,
     workload: Workload,
     model: Model,
+    ledger: Ledger,
     encoder: Encoder,
     calm: bool,
+    disk_pace: u64,
     applications_first: bool,
     /// What the run has done so far.
     pub report: Report,
@@ -112,6 +116,8 @@ impl World {
             store: StoreId(0),
             map,
             wal: WalConfig { segment_bytes: 64 << 10, write_bytes_max: 8 << 10 },
+            checkpoints: checkpoints(&mut prng),
+            page_keys_max: if prng.chance(1, 4) { PAGE_KEYS_MAX } else { 1 + prng.below(5) as usize },
             memory_bytes_max: if prng.chance(1, 16) { 1 } else { u64::MAX },
             secret: Secret([prng.bits(), prng.bits()]),
             session_age_micros: if prng.chance(1, 2) { 1_000_000 << prng.below(5) } else { SESSION_AGE_MICROS_DEFAULT },
@@ -136,13 +142,16 @@ impl World {
             next_connection: 0,
             workload,
             model: Model::default(),
+            ledger: Ledger::default(),
             encoder: Encoder::new(),
             calm: false,
+            disk_pace: 1,
             applications_first: false,
             report: Report::default(),
             trace_to,
         };
         world.applications_first = world.prng.chance(1, 2);
+        world.disk_pace = 1 + world.prng.below(3);
         // The first one asks what the healed world has to answer.
         for _ in 0..1 + raw {
             let store = world.prng.below(stores as u64) as usize;
@@ -213,7 +222,12 @@ impl World {
             16..=27 => self.frame_arrives(),
             28..=37 => self.answer_arrives()?,
             38..=57 => self.turn(store)?,
-            58..=77 => self.disk_ends(store),
+            58..=77 => {
+                // Some disks are quick, so that more checkpoints become whole between two deaths.
+                for _ in 0..self.disk_pace {
+                    self.disk_ends(store);
+                }
+            }
             78..=81 => self.disks[store].drift(),
             82..=87 => self.time_passes()?,
             88..=99 => self.application_acts()?,
@@ -246,4 +260,10 @@ impl World {
         }
         self.applications_tick()
     }
+}
+
+/// Most often small ones, one after another; sometimes slow ones, or none at all.
+fn checkpoints(prng: &mut Prng) -> CheckpointConfig {
+    let log_bytes = if prng.chance(1, 6) { u64::MAX } else { 256 << prng.below(6) };
+    CheckpointConfig { log_bytes, bytes_per_second: 1 << (10 + prng.below(24)) }
 }

@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::{CLUSTER, NODE, World};
+use crate::engine::checkpoint::Notice;
 use crate::engine::cluster::StoreAddress;
 use crate::engine::counters::Pool;
 use crate::engine::gateway::{ConnectionId, Gateway, GatewayConfig};
 use crate::engine::input::Input;
 use crate::engine::part::{PackedKeys, PartReply, PartRequest};
 use crate::engine::sessions::token::SessionSecret;
-use crate::engine::store::{OpenError, Store, StoreConfig};
+use crate::engine::store::{OpenError, Opened, Store, StoreConfig, digest_of_log};
 use crate::engine::wal::recovery::Case;
-use crate::engine::wal::{WalIdentity, recover};
+use crate::engine::wal::{DiskAction, WalIdentity, recover};
 use crate::ids::{Index, Micros, StoreId};
 use crate::limits::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::sim::replay::Number;
@@ -38,6 +39,8 @@ pub(super) struct Core {
     pub(super) store: Store,
     pub(super) gateway: Gateway,
     pub(super) inbox: VecDeque<Event>,
+    /// Whether it has opened a segment of its own.
+    has_segment: bool,
 }
 
 pub(super) enum Event {
@@ -106,7 +109,7 @@ impl World {
         let Some(process) = &mut self.process else { return };
         let done = if early { self.disks[store].report_early() } else { self.disks[store].complete_one() };
         if let Some(done) = done {
-            process.stores[store].inbox.push_back(Event::Input(Input::Disk(done)));
+            process.stores[store].inbox.push_back(Event::Input(done));
         }
     }
 
@@ -156,7 +159,13 @@ impl World {
         for frame in front.frames {
             self.reply_leaves(frame.connection, &front.bytes[frame.range], frame.close)?;
         }
-        self.perform(place)
+        self.perform(place)?;
+        for _ in 0..1 + self.prng.below(3) {
+            let Some(process) = &mut self.process else { return Ok(()) };
+            process.stores[place].store.step(now, Input::Spare);
+            self.perform(place)?;
+        }
+        Ok(())
     }
 
     /// Performs what a store wants done.
@@ -166,10 +175,28 @@ impl World {
         let output = process.stores[place].store.take_output();
         if process.stores[place].store.status().segment > segment {
             self.report.rotations += 1;
+            // What this segment's header frees is still there. Before the first one of a life, the log has just been read; and
+            // it ends there, although more of a dead process's last write may have landed since.
+            if std::mem::replace(&mut process.stores[place].has_segment, true) {
+                self.harvest(place)?;
+            }
         }
         for op in output.disk {
+            self.report.recycled +=
+                u64::from(matches!(op.action, DiskAction::Zero { recycle: Some(_), .. } | DiskAction::Remove { .. }));
             self.disks[place].submit(op);
         }
+        for op in output.checkpoint {
+            self.disks[place].submit_file(op);
+        }
+        for notice in output.notices {
+            match &notice {
+                Notice::Completed { .. } => self.report.checkpoints += 1,
+                Notice::Failed { .. } => self.report.checkpoints_failed += 1,
+            }
+            self.note(&format!("store {place}: {notice:?}"));
+        }
+        let Some(process) = &mut self.process else { return Ok(()) };
         if let Some(mark) = output.session_mark {
             for core in &mut process.stores {
                 core.inbox.push_back(Event::Input(Input::SessionMark(mark)));
@@ -186,6 +213,21 @@ impl World {
             return self.die(power);
         }
         Ok(())
+    }
+
+    /// Notes down what is in a store's log.
+    fn harvest(&mut self, place: usize) -> Result<(), String> {
+        let mut records = Vec::new();
+        let mut visit = |record| {
+            records.push(record);
+            Ok(())
+        };
+        let identity = WalIdentity { cluster: CLUSTER, node: NODE, store: StoreId(place as u16) };
+        let mut twin = self.disks[place].twin();
+        twin.live_on();
+        recover(&mut twin, identity, self.config.wal, false, &mut visit)
+            .map_err(|error| format!("the log of store {place} cannot be read while it is written: {error}"))?;
+        self.ledger.add(&records)
     }
 
     /// An answer leaves the gateway. Copies of one numbered request are all answered alike, whoever asked.
@@ -217,6 +259,8 @@ impl World {
             self.report.kills += 1;
         }
         if let Some(mut process) = self.process.take() {
+            let unfinished = |core: &&Core| core.store.status().checkpoints.running.is_some();
+            self.report.checkpoints_unfinished += process.stores.iter().filter(unfinished).count() as u64;
             // What had left the process may still arrive.
             while !power && self.prng.chance(1, 2) {
                 let Some((connection, frame)) = process.to_client.pop_front() else { break };
@@ -277,10 +321,23 @@ impl World {
         Ok(())
     }
 
+    /// What was restored is what the whole log makes, applied from its beginning.
+    fn check_state(&self, store: &Store) -> Result<(), String> {
+        for (shard, applied, digest) in store.digests() {
+            let entries = self.ledger.entries(shard).iter().take(applied.0 as usize);
+            let expected = digest_of_log(&self.config, shard, entries)?;
+            if digest != expected {
+                return Err(format!("shard {shard}: the state restored at entry {applied} is not that of the log"));
+            }
+        }
+        Ok(())
+    }
+
     fn try_open(&mut self) -> Result<Option<Process>, String> {
         let clock_origin = 1 << self.prng.below(40);
         let now = Micros(self.now.0 + clock_origin);
         let mut records = Vec::new();
+        let mut ends = BTreeMap::new();
         let mut stores = Vec::new();
         let addresses: Vec<StoreAddress> = (0..self.stores)
             .map(|store| StoreAddress { node: NODE, store: StoreId(store as u16), address: format!("store:{store}") })
@@ -296,24 +353,31 @@ impl World {
                 Ok(())
             };
             let _same = recover(&mut disk.twin(), identity, config.wal, self.opened, &mut visit);
-            let opened = Store::open(config.clone(), Pool::borrowed(), disk, self.opened, now);
+            let opened = Store::open(config.clone(), Pool::borrowed(), disk, self.opened, now, &mut |_| {});
             if disk.died() {
                 self.report.deaths_in_recovery += 1;
                 return Ok(None);
             }
-            let (store, recovered) = match opened {
+            let (store, found) = match opened {
                 Ok(opened) => opened,
                 Err(error) if disk.is_flipped() => {
                     self.report.flips_refused += 1;
-                    let OpenError::Log(_) = &error else { return Err(format!("a flipped bit was not named: {error}")) };
+                    let (OpenError::Log(_) | OpenError::NoCheckpoint(..)) = &error else {
+                        return Err(format!("a flipped bit was not named: {error}"));
+                    };
                     disk.unflip();
                     self.note(&format!("store {place} refuses: {error}"));
                     return Ok(None);
                 }
                 Err(error) => return Err(format!("store {place} refuses although nothing was damaged: {error}")),
             };
-            assert_eq!(recovered.records as usize, records.len() - before, "the twin was read as the disk was");
+            assert_eq!(found.log.records as usize, records.len() - before, "the twin was read as the disk was");
+            let flipped = disk.is_flipped();
             disk.unflip();
+            check_restored(place, &found, flipped)?;
+            self.report.restored(&found);
+            let recovered = found.log;
+            ends.extend(recovered.groups.clone());
             self.report.torn_tails += u64::from(recovered.case == Case::TornTail);
             self.report.torn_headers +=
                 recovered.removed.iter().filter(|(_, why)| why.starts_with("its header")).count() as u64;
@@ -330,9 +394,14 @@ impl World {
                 },
                 now,
             );
-            stores.push(Core { store, gateway, inbox: VecDeque::new() });
+            stores.push(Core { store, gateway, inbox: VecDeque::new(), has_segment: false });
         }
-        self.model.check(&records)?;
+        self.ledger.add(&records)?;
+        self.ledger.check_ends(&ends)?;
+        self.model.check(&self.ledger.records())?;
+        for core in &stores {
+            self.check_state(&core.store)?;
+        }
         Ok(Some(Process {
             stores,
             to_server: VecDeque::new(),
@@ -341,6 +410,14 @@ impl World {
             numbers: BTreeMap::new(),
             forgers: BTreeSet::new(),
         }))
+    }
+}
+
+/// A checkpoint that is in force is whole, unless a bit of it was flipped.
+fn check_restored(store: usize, found: &Opened, flipped: bool) -> Result<(), String> {
+    match found.shards.iter().flat_map(|shard| &shard.rejected).next() {
+        Some((_, error)) if !flipped => Err(format!("store {store} rejects what nothing has damaged: {error}")),
+        _ => Ok(()),
     }
 }
 

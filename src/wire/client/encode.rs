@@ -221,11 +221,7 @@ impl Encoder {
 
     /// Refuses a request as a whole. The text is cut to [`ERROR_TEXT_BYTES_MAX`] bytes.
     pub fn error(&mut self, out: &mut Vec<u8>, request_id: u64, code: ErrorCode, text: &str) {
-        let mut length = text.len().min(ERROR_TEXT_BYTES_MAX);
-        while !text.is_char_boundary(length) {
-            length -= 1;
-        }
-        let text = Some(self.builder.create_string(&text[..length]));
+        let text = Some(self.builder.create_string(cut(text)));
         let args = fb::ErrorReplyArgs { code: fb::ErrorCode(code as u8), text };
         let root = fb::ErrorReply::create(&mut self.builder, &args);
         self.finish(out, Kind::Error, request_id, root);
@@ -233,6 +229,9 @@ impl Encoder {
 
     fn store_status(&mut self, store: &StoreStatus) -> WIPOffset<fb::StoreStatus<'static>> {
         let shards: Vec<_> = store.shards.iter().map(|shard| self.shard_status(shard)).collect();
+        let checkpoints = &store.checkpoints;
+        let failure = cut(&checkpoints.last_failure);
+        let failure = (!failure.is_empty()).then(|| self.builder.create_string(failure));
         let args = fb::StoreStatusArgs {
             store: store.store.0,
             segment: store.segment,
@@ -246,6 +245,13 @@ impl Encoder {
             memory_bytes: store.memory_bytes,
             memory_bytes_max: store.memory_bytes_max,
             shards: Some(self.builder.create_vector(&shards)),
+            checkpoint_running: checkpoints.running.is_some(),
+            checkpoint_shard: checkpoints.running.unwrap_or_default().0,
+            checkpoint_running_bytes: checkpoints.running_bytes,
+            checkpoints_completed: checkpoints.completed,
+            checkpoints_failed: checkpoints.failed,
+            checkpoint_failure: failure,
+            checkpoint_reserve_bytes: checkpoints.reserve_bytes,
         };
         fb::StoreStatus::create(&mut self.builder, &args)
     }
@@ -264,6 +270,8 @@ impl Encoder {
             memory_bytes: shard.memory_bytes,
             sessions: shard.sessions,
             session_mark: shard.session_mark.0,
+            checkpoint_index: shard.checkpoint_index.0,
+            checkpoint_bytes: shard.checkpoint_bytes,
         };
         fb::ShardStatus::create(&mut self.builder, &args)
     }
@@ -359,4 +367,13 @@ fn session_stamp(stamp: &Stamp) -> fb::SessionStamp {
 /// A token as two words, the low one first.
 fn halves(token: SessionToken) -> (u64, u64) {
     (token.0 as u64, (token.0 >> 64) as u64)
+}
+
+/// A text of at most [`ERROR_TEXT_BYTES_MAX`] bytes.
+fn cut(text: &str) -> &str {
+    let mut length = text.len().min(ERROR_TEXT_BYTES_MAX);
+    while !text.is_char_boundary(length) {
+        length -= 1;
+    }
+    &text[..length]
 }

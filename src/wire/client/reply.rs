@@ -3,7 +3,7 @@
 use super::{Keys, Opened, RequestError, cluster_id, credentials, elements, fb, root};
 use crate::engine::cluster::{ShardRange, StoreAddress};
 use crate::engine::part::PackedKeys;
-use crate::engine::status::{ShardStatus, StoreStatus};
+use crate::engine::status::{CheckpointStatus, ShardStatus, StoreStatus};
 use crate::error::ErrorCode;
 use crate::ids::{ClusterId, Index, KeyHash, NodeId, Sequence, SessionId, ShardId, StoreId, Term};
 use crate::limits::{
@@ -379,6 +379,14 @@ fn store_status(table: fb::StoreStatus<'_>) -> StoreStatus {
         connections: table.connections(),
         memory_bytes: table.memory_bytes(),
         memory_bytes_max: table.memory_bytes_max(),
+        checkpoints: CheckpointStatus {
+            running: table.checkpoint_running().then(|| ShardId(table.checkpoint_shard())),
+            running_bytes: table.checkpoint_running_bytes(),
+            completed: table.checkpoints_completed(),
+            failed: table.checkpoints_failed(),
+            last_failure: table.checkpoint_failure().unwrap_or_default().to_owned(),
+            reserve_bytes: table.checkpoint_reserve_bytes(),
+        },
         shards: table.shards().unwrap_or_default().iter().map(shard_status).collect(),
     }
 }
@@ -397,6 +405,8 @@ fn shard_status(table: fb::ShardStatus<'_>) -> ShardStatus {
         memory_bytes: table.memory_bytes(),
         sessions: table.sessions(),
         session_mark: SessionId(table.session_mark()),
+        checkpoint_index: Index(table.checkpoint_index()),
+        checkpoint_bytes: table.checkpoint_bytes(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::engine::part::PackedKeys;
-use crate::engine::status::{ShardStatus, StoreStatus};
+use crate::engine::status::{CheckpointStatus, ShardStatus, StoreStatus};
 use crate::ids::{Index, KeyHash, NodeId, ShardId, StoreId, Term};
 use crate::limits::{
     ERROR_TEXT_BYTES_MAX, FRAME_HEADER_BYTES, REPLY_BYTES_MAX, SCAN_PIECE_KEYS_MAX, SHARDS_MAX, STORES_MAX,
@@ -148,6 +148,8 @@ fn every_field_of_a_status_round_trips() {
         memory_bytes: 9,
         sessions: 23,
         session_mark: SessionId(24),
+        checkpoint_index: Index(25),
+        checkpoint_bytes: 26,
     };
     let store = StoreStatus {
         store: StoreId(10),
@@ -161,6 +163,14 @@ fn every_field_of_a_status_round_trips() {
         connections: 16,
         memory_bytes: 17,
         memory_bytes_max: 18,
+        checkpoints: CheckpointStatus {
+            running: Some(ShardId(27)),
+            running_bytes: 28,
+            completed: 29,
+            failed: 30,
+            last_failure: "no space left".into(),
+            reserve_bytes: 31,
+        },
         shards: vec![shard],
     };
     let status = Status {

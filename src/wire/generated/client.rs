@@ -4229,6 +4229,8 @@ impl<'a> ShardStatus<'a> {
   pub const VT_MEMORY_BYTES: ::flatbuffers::VOffsetT = 22;
   pub const VT_SESSIONS: ::flatbuffers::VOffsetT = 24;
   pub const VT_SESSION_MARK: ::flatbuffers::VOffsetT = 26;
+  pub const VT_CHECKPOINT_INDEX: ::flatbuffers::VOffsetT = 28;
+  pub const VT_CHECKPOINT_BYTES: ::flatbuffers::VOffsetT = 30;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -4240,6 +4242,8 @@ impl<'a> ShardStatus<'a> {
     args: &'args ShardStatusArgs<'args>
   ) -> ::flatbuffers::WIPOffset<ShardStatus<'bldr>> {
     let mut builder = ShardStatusBuilder::new(_fbb);
+    builder.add_checkpoint_bytes(args.checkpoint_bytes);
+    builder.add_checkpoint_index(args.checkpoint_index);
     builder.add_session_mark(args.session_mark);
     builder.add_sessions(args.sessions);
     builder.add_memory_bytes(args.memory_bytes);
@@ -4344,6 +4348,21 @@ impl<'a> ShardStatus<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(ShardStatus::VT_SESSION_MARK, Some(0)).unwrap()}
   }
+  /// Index at which the newest checkpoint begins, and its bytes; 0 if there is none.
+  #[inline]
+  pub fn checkpoint_index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatus::VT_CHECKPOINT_INDEX, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn checkpoint_bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardStatus::VT_CHECKPOINT_BYTES, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ShardStatus<'_> {
@@ -4364,6 +4383,8 @@ impl ::flatbuffers::Verifiable for ShardStatus<'_> {
      .visit_field::<u64>("memory_bytes", Self::VT_MEMORY_BYTES, false)?
      .visit_field::<u64>("sessions", Self::VT_SESSIONS, false)?
      .visit_field::<u64>("session_mark", Self::VT_SESSION_MARK, false)?
+     .visit_field::<u64>("checkpoint_index", Self::VT_CHECKPOINT_INDEX, false)?
+     .visit_field::<u64>("checkpoint_bytes", Self::VT_CHECKPOINT_BYTES, false)?
      .finish();
     Ok(())
   }
@@ -4381,6 +4402,8 @@ pub struct ShardStatusArgs<'a> {
     pub memory_bytes: u64,
     pub sessions: u64,
     pub session_mark: u64,
+    pub checkpoint_index: u64,
+    pub checkpoint_bytes: u64,
 }
 impl<'a> Default for ShardStatusArgs<'a> {
   #[inline]
@@ -4398,6 +4421,8 @@ impl<'a> Default for ShardStatusArgs<'a> {
       memory_bytes: 0,
       sessions: 0,
       session_mark: 0,
+      checkpoint_index: 0,
+      checkpoint_bytes: 0,
     }
   }
 }
@@ -4456,6 +4481,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardStatusBuilder<'a, 'b, A>
     self.fbb_.push_slot::<u64>(ShardStatus::VT_SESSION_MARK, session_mark, 0);
   }
   #[inline]
+  pub fn add_checkpoint_index(&mut self, checkpoint_index: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatus::VT_CHECKPOINT_INDEX, checkpoint_index, 0);
+  }
+  #[inline]
+  pub fn add_checkpoint_bytes(&mut self, checkpoint_bytes: u64) {
+    self.fbb_.push_slot::<u64>(ShardStatus::VT_CHECKPOINT_BYTES, checkpoint_bytes, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShardStatusBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ShardStatusBuilder {
@@ -4485,6 +4518,8 @@ impl ::core::fmt::Debug for ShardStatus<'_> {
       ds.field("memory_bytes", &self.memory_bytes());
       ds.field("sessions", &self.sessions());
       ds.field("session_mark", &self.session_mark());
+      ds.field("checkpoint_index", &self.checkpoint_index());
+      ds.field("checkpoint_bytes", &self.checkpoint_bytes());
       ds.finish()
   }
 }
@@ -4516,6 +4551,13 @@ impl<'a> StoreStatus<'a> {
   pub const VT_MEMORY_BYTES: ::flatbuffers::VOffsetT = 22;
   pub const VT_MEMORY_BYTES_MAX: ::flatbuffers::VOffsetT = 24;
   pub const VT_SHARDS: ::flatbuffers::VOffsetT = 26;
+  pub const VT_CHECKPOINT_RUNNING: ::flatbuffers::VOffsetT = 28;
+  pub const VT_CHECKPOINT_SHARD: ::flatbuffers::VOffsetT = 30;
+  pub const VT_CHECKPOINT_RUNNING_BYTES: ::flatbuffers::VOffsetT = 32;
+  pub const VT_CHECKPOINTS_COMPLETED: ::flatbuffers::VOffsetT = 34;
+  pub const VT_CHECKPOINTS_FAILED: ::flatbuffers::VOffsetT = 36;
+  pub const VT_CHECKPOINT_FAILURE: ::flatbuffers::VOffsetT = 38;
+  pub const VT_CHECKPOINT_RESERVE_BYTES: ::flatbuffers::VOffsetT = 40;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -4527,16 +4569,23 @@ impl<'a> StoreStatus<'a> {
     args: &'args StoreStatusArgs<'args>
   ) -> ::flatbuffers::WIPOffset<StoreStatus<'bldr>> {
     let mut builder = StoreStatusBuilder::new(_fbb);
+    builder.add_checkpoint_reserve_bytes(args.checkpoint_reserve_bytes);
+    builder.add_checkpoints_failed(args.checkpoints_failed);
+    builder.add_checkpoints_completed(args.checkpoints_completed);
+    builder.add_checkpoint_running_bytes(args.checkpoint_running_bytes);
     builder.add_memory_bytes_max(args.memory_bytes_max);
     builder.add_memory_bytes(args.memory_bytes);
     builder.add_segment_bytes(args.segment_bytes);
     builder.add_log_durable_bytes(args.log_durable_bytes);
     builder.add_log_bytes(args.log_bytes);
     builder.add_segment(args.segment);
+    if let Some(x) = args.checkpoint_failure { builder.add_checkpoint_failure(x); }
+    builder.add_checkpoint_shard(args.checkpoint_shard);
     if let Some(x) = args.shards { builder.add_shards(x); }
     builder.add_connections(args.connections);
     builder.add_segments(args.segments);
     builder.add_store(args.store);
+    builder.add_checkpoint_running(args.checkpoint_running);
     builder.add_direct_io(args.direct_io);
     builder.add_disk_full(args.disk_full);
     builder.finish()
@@ -4632,6 +4681,59 @@ impl<'a> StoreStatus<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShardStatus>>>>(StoreStatus::VT_SHARDS, None)}
   }
+  /// Whether a checkpoint is being made, of which shard, and how many bytes of it have been written.
+  #[inline]
+  pub fn checkpoint_running(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(StoreStatus::VT_CHECKPOINT_RUNNING, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn checkpoint_shard(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(StoreStatus::VT_CHECKPOINT_SHARD, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn checkpoint_running_bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StoreStatus::VT_CHECKPOINT_RUNNING_BYTES, Some(0)).unwrap()}
+  }
+  /// Checkpoints completed and given up since the server was started.
+  #[inline]
+  pub fn checkpoints_completed(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StoreStatus::VT_CHECKPOINTS_COMPLETED, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn checkpoints_failed(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StoreStatus::VT_CHECKPOINTS_FAILED, Some(0)).unwrap()}
+  }
+  /// Why the last one was given up, if none has succeeded since.
+  #[inline]
+  pub fn checkpoint_failure(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(StoreStatus::VT_CHECKPOINT_FAILURE, None)}
+  }
+  /// Bytes kept free for the next one.
+  #[inline]
+  pub fn checkpoint_reserve_bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StoreStatus::VT_CHECKPOINT_RESERVE_BYTES, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for StoreStatus<'_> {
@@ -4652,6 +4754,13 @@ impl ::flatbuffers::Verifiable for StoreStatus<'_> {
      .visit_field::<u64>("memory_bytes", Self::VT_MEMORY_BYTES, false)?
      .visit_field::<u64>("memory_bytes_max", Self::VT_MEMORY_BYTES_MAX, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<ShardStatus>>>>("shards", Self::VT_SHARDS, false)?
+     .visit_field::<bool>("checkpoint_running", Self::VT_CHECKPOINT_RUNNING, false)?
+     .visit_field::<u32>("checkpoint_shard", Self::VT_CHECKPOINT_SHARD, false)?
+     .visit_field::<u64>("checkpoint_running_bytes", Self::VT_CHECKPOINT_RUNNING_BYTES, false)?
+     .visit_field::<u64>("checkpoints_completed", Self::VT_CHECKPOINTS_COMPLETED, false)?
+     .visit_field::<u64>("checkpoints_failed", Self::VT_CHECKPOINTS_FAILED, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("checkpoint_failure", Self::VT_CHECKPOINT_FAILURE, false)?
+     .visit_field::<u64>("checkpoint_reserve_bytes", Self::VT_CHECKPOINT_RESERVE_BYTES, false)?
      .finish();
     Ok(())
   }
@@ -4669,6 +4778,13 @@ pub struct StoreStatusArgs<'a> {
     pub memory_bytes: u64,
     pub memory_bytes_max: u64,
     pub shards: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ShardStatus<'a>>>>>,
+    pub checkpoint_running: bool,
+    pub checkpoint_shard: u32,
+    pub checkpoint_running_bytes: u64,
+    pub checkpoints_completed: u64,
+    pub checkpoints_failed: u64,
+    pub checkpoint_failure: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub checkpoint_reserve_bytes: u64,
 }
 impl<'a> Default for StoreStatusArgs<'a> {
   #[inline]
@@ -4686,6 +4802,13 @@ impl<'a> Default for StoreStatusArgs<'a> {
       memory_bytes: 0,
       memory_bytes_max: 0,
       shards: None,
+      checkpoint_running: false,
+      checkpoint_shard: 0,
+      checkpoint_running_bytes: 0,
+      checkpoints_completed: 0,
+      checkpoints_failed: 0,
+      checkpoint_failure: None,
+      checkpoint_reserve_bytes: 0,
     }
   }
 }
@@ -4744,6 +4867,34 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StoreStatusBuilder<'a, 'b, A>
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(StoreStatus::VT_SHARDS, shards);
   }
   #[inline]
+  pub fn add_checkpoint_running(&mut self, checkpoint_running: bool) {
+    self.fbb_.push_slot::<bool>(StoreStatus::VT_CHECKPOINT_RUNNING, checkpoint_running, false);
+  }
+  #[inline]
+  pub fn add_checkpoint_shard(&mut self, checkpoint_shard: u32) {
+    self.fbb_.push_slot::<u32>(StoreStatus::VT_CHECKPOINT_SHARD, checkpoint_shard, 0);
+  }
+  #[inline]
+  pub fn add_checkpoint_running_bytes(&mut self, checkpoint_running_bytes: u64) {
+    self.fbb_.push_slot::<u64>(StoreStatus::VT_CHECKPOINT_RUNNING_BYTES, checkpoint_running_bytes, 0);
+  }
+  #[inline]
+  pub fn add_checkpoints_completed(&mut self, checkpoints_completed: u64) {
+    self.fbb_.push_slot::<u64>(StoreStatus::VT_CHECKPOINTS_COMPLETED, checkpoints_completed, 0);
+  }
+  #[inline]
+  pub fn add_checkpoints_failed(&mut self, checkpoints_failed: u64) {
+    self.fbb_.push_slot::<u64>(StoreStatus::VT_CHECKPOINTS_FAILED, checkpoints_failed, 0);
+  }
+  #[inline]
+  pub fn add_checkpoint_failure(&mut self, checkpoint_failure: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(StoreStatus::VT_CHECKPOINT_FAILURE, checkpoint_failure);
+  }
+  #[inline]
+  pub fn add_checkpoint_reserve_bytes(&mut self, checkpoint_reserve_bytes: u64) {
+    self.fbb_.push_slot::<u64>(StoreStatus::VT_CHECKPOINT_RESERVE_BYTES, checkpoint_reserve_bytes, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StoreStatusBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     StoreStatusBuilder {
@@ -4773,6 +4924,13 @@ impl ::core::fmt::Debug for StoreStatus<'_> {
       ds.field("memory_bytes", &self.memory_bytes());
       ds.field("memory_bytes_max", &self.memory_bytes_max());
       ds.field("shards", &self.shards());
+      ds.field("checkpoint_running", &self.checkpoint_running());
+      ds.field("checkpoint_shard", &self.checkpoint_shard());
+      ds.field("checkpoint_running_bytes", &self.checkpoint_running_bytes());
+      ds.field("checkpoints_completed", &self.checkpoints_completed());
+      ds.field("checkpoints_failed", &self.checkpoints_failed());
+      ds.field("checkpoint_failure", &self.checkpoint_failure());
+      ds.field("checkpoint_reserve_bytes", &self.checkpoint_reserve_bytes());
       ds.finish()
   }
 }

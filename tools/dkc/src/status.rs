@@ -2,7 +2,7 @@
 
 use crate::args::Format;
 use crate::output::csv_field;
-use dkc::engine::status::{ShardStatus, StoreStatus};
+use dkc::engine::status::{CheckpointStatus, ShardStatus, StoreStatus};
 use dkc::wire::client::Status;
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde_json::{Value, json};
@@ -50,26 +50,42 @@ fn write_store(out: &mut impl Write, store: &StoreStatus) -> io::Result<()> {
         store.segment
     )?;
     writeln!(out, "  memory   {} of {}", HumanBytes(store.memory_bytes), HumanBytes(store.memory_bytes_max))?;
+    write_checkpoints(out, &store.checkpoints)?;
     if !store.shards.is_empty() {
         writeln!(
             out,
-            "  {:>5} {:<9} {:>6} {:>14} {:>14} {:>14} {:>14} {:>11}",
-            "shard", "role", "term", "last", "committed", "applied", "keys", "memory"
+            "  {:>5} {:<9} {:>6} {:>14} {:>14} {:>14} {:>14} {:>14} {:>11}",
+            "shard", "role", "term", "last", "committed", "applied", "checkpoint", "keys", "memory"
         )?;
     }
     store.shards.iter().try_for_each(|shard| write_shard(out, shard))
 }
 
+fn write_checkpoints(out: &mut impl Write, checkpoints: &CheckpointStatus) -> io::Result<()> {
+    write!(out, "  ckpts    {} completed, {} given up", checkpoints.completed, checkpoints.failed)?;
+    match checkpoints.running {
+        Some(shard) => {
+            writeln!(out, ", writing shard {shard}: {}", HumanBytes(checkpoints.running_bytes))?;
+        }
+        None => writeln!(out, ", {} kept free", HumanBytes(checkpoints.reserve_bytes))?,
+    }
+    if !checkpoints.last_failure.is_empty() {
+        writeln!(out, "  CHECKPOINT FAILED, and will be tried again: {}", printable(&checkpoints.last_failure))?;
+    }
+    Ok(())
+}
+
 fn write_shard(out: &mut impl Write, shard: &ShardStatus) -> io::Result<()> {
     writeln!(
         out,
-        "  {:>5} {:<9} {:>6} {:>14} {:>14} {:>14} {:>14} {:>11}",
+        "  {:>5} {:<9} {:>6} {:>14} {:>14} {:>14} {:>14} {:>14} {:>11}",
         shard.shard.0,
         printable(&shard.role),
         shard.term.0,
         HumanCount(shard.last_index.0).to_string(),
         HumanCount(shard.commit_index.0).to_string(),
         HumanCount(shard.applied_index.0).to_string(),
+        HumanCount(shard.checkpoint_index.0).to_string(),
         HumanCount(shard.keys).to_string(),
         HumanBytes(shard.memory_bytes).to_string(),
     )
@@ -80,7 +96,7 @@ fn write_csv(out: &mut impl Write, status: &Status) -> io::Result<()> {
         for shard in &store.shards {
             writeln!(
                 out,
-                "{},{},{},{},{},{},{},{},{},{}",
+                "{},{},{},{},{},{},{},{},{},{},{}",
                 status.node,
                 store.store,
                 shard.shard,
@@ -91,6 +107,7 @@ fn write_csv(out: &mut impl Write, status: &Status) -> io::Result<()> {
                 shard.applied_index,
                 shard.keys,
                 shard.memory_bytes,
+                shard.checkpoint_index,
             )?;
         }
     }
@@ -121,6 +138,14 @@ fn json_of_store(store: &StoreStatus) -> Value {
         "connections": store.connections,
         "memory_bytes": store.memory_bytes,
         "memory_bytes_max": store.memory_bytes_max,
+        "checkpoints": {
+            "running_shard": store.checkpoints.running.map(|shard| shard.0),
+            "running_bytes": store.checkpoints.running_bytes,
+            "completed": store.checkpoints.completed,
+            "failed": store.checkpoints.failed,
+            "last_failure": store.checkpoints.last_failure,
+            "reserve_bytes": store.checkpoints.reserve_bytes,
+        },
         "shards": store.shards.iter().map(json_of_shard).collect::<Value>(),
     })
 }
@@ -137,6 +162,8 @@ fn json_of_shard(shard: &ShardStatus) -> Value {
         "range_end": shard.range_end.0,
         "keys": shard.keys,
         "memory_bytes": shard.memory_bytes,
+        "checkpoint_index": shard.checkpoint_index.0,
+        "checkpoint_bytes": shard.checkpoint_bytes,
     })
 }
 
@@ -159,7 +186,7 @@ mod tests {
             write(&mut out, format, &status).expect("a Vec takes everything");
             String::from_utf8(out).expect("text")
         };
-        assert_eq!(printed(Format::Csv), "0,0,0,leader,0,0,0,0,12345,0\n".repeat(2));
+        assert_eq!(printed(Format::Csv), "0,0,0,leader,0,0,0,0,12345,0,0\n".repeat(2));
         let text = printed(Format::Text);
         assert_eq!(text.matches("leader").count(), 2);
         assert!(text.contains("12,345") && text.contains("DISK FULL") && !text.contains('\x1b'), "{text}");

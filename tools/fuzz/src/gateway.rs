@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 
+use dkc::engine::checkpoint::CheckpointConfig;
 use dkc::engine::cluster::{ClusterMap, StoreAddress};
 use dkc::engine::counters::{Pool, Secret};
 use dkc::engine::gateway::{ConnectionId, Gateway, GatewayConfig};
@@ -22,7 +23,7 @@ use dkc::engine::store::{Store, StoreConfig};
 use dkc::engine::wal::WalConfig;
 use dkc::error::ErrorCode;
 use dkc::ids::{ClusterId, Micros, NodeId, StoreId};
-use dkc::limits::{REPLY_BYTES_MAX, REQUEST_WAIT_MICROS_MAX};
+use dkc::limits::{PAGE_KEYS_MAX, REPLY_BYTES_MAX, REQUEST_WAIT_MICROS_MAX};
 use dkc::wire::client::{Encoder, Hello, PROTOCOL_VERSION, decode_reply};
 use dkc::wire::frame::{Decoder, Frame, Kind};
 
@@ -119,12 +120,15 @@ impl Node {
             store,
             map,
             wal: WAL,
+            checkpoints: CheckpointConfig { log_bytes: u64::MAX, bytes_per_second: 1 },
+            page_keys_max: PAGE_KEYS_MAX,
             memory_bytes_max,
             secret: Secret::default(),
             session_age_micros,
         };
         let mut dir = LogDir::default();
-        let (store, _) = Store::open(config, Pool::borrowed(), &mut dir, false, now).expect("an empty log opens");
+        let (store, _) =
+            Store::open(config, Pool::borrowed(), &mut dir, false, now, &mut |_| {}).expect("an empty log opens");
         let connections = [0, 1, 2].map(ConnectionId);
         let (parts, answers, asked) = (Vec::new(), Vec::new(), Vec::new());
         let mut node = Node { gateway, store, dir, now, connections, next_connection: 3, asked, parts, answers, fault };

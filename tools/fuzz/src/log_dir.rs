@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dkc::engine::checkpoint::{CheckpointDir, CheckpointFile, StoreDir};
 use dkc::engine::input::{DiskDone, DiskError};
 use dkc::engine::wal::sector::{Sector, inspect};
 use dkc::engine::wal::{AlignedBuffer, DiskAction, FileInfo, SegmentDir, Wal, segment_file_name, unfinished_file_name};
@@ -106,5 +107,26 @@ impl SegmentDir for LogDir {
 
     fn sync_dir(&mut self) -> Result<(), DiskError> {
         Ok(())
+    }
+}
+
+impl StoreDir for LogDir {
+    fn log(&mut self) -> &mut dyn SegmentDir {
+        self
+    }
+
+    fn checkpoints(&mut self) -> &mut dyn CheckpointDir {
+        self
+    }
+}
+
+/// There are none.
+impl CheckpointDir for LogDir {
+    fn list(&mut self) -> Result<Vec<CheckpointFile>, DiskError> {
+        Ok(Vec::new())
+    }
+
+    fn read(&mut self, _: CheckpointFile, _: u64, _: &mut AlignedBuffer) -> Result<(), DiskError> {
+        Err(DiskError::Failed("there is no such file".into()))
     }
 }

@@ -170,13 +170,13 @@ impl Log {
         for _ in 0..40 {
             let entries = vec![writing.entry(0, 3_000), writing.entry(1, 200)];
             writing.write(entries);
-            let upto = writing.wal.durable();
-            let first = [0, 1].map(|shard| (ShardId(shard as u32), Index(writing.last[shard] + 1)));
-            writing.wal.release(upto, &first);
+            for shard in [0, 1] {
+                writing.wal.release(ShardId(shard as u32), Index(writing.last[shard]));
+            }
         }
         let mut log = writing.end();
         let (recovered, found) = log.read(&mut LogDir::of(log.files.clone()), Fault::None).expect("nothing is wrong");
-        let oldest = recovered.segments[0].0;
+        let oldest = recovered.segments[0].epoch;
         assert!(oldest > SegmentEpoch(1), "segments were freed");
         log.needed = log.first_record_of(oldest);
         assert_eq!(found.len(), log.records.len() - log.needed);
@@ -209,7 +209,7 @@ impl Log {
                 return;
             }
         };
-        let first = recovered.segments.first().map_or(0, |&(epoch, _)| self.first_record_of(epoch));
+        let first = recovered.segments.first().map_or(0, |used| self.first_record_of(used.epoch));
         assert!(first <= self.needed, "the log begins at record {first}, {} is needed", self.needed);
         let end = first + found.len();
         assert!(end <= self.records.len(), "more records than were written");
