@@ -68,16 +68,16 @@ pub const ALL: &[Mutant] = &[
     Mutant { name: "mark-not-logged", what: "a shard expires sessions by hearsay, without an entry of its log" },
 ];
 
-/// Bugs of the counters, which their own tests have to notice.
-pub const OF_COUNTERS: &[Mutant] = &[
+/// Bugs that the simulated world is too small for. The test that catches each names it.
+pub const CAUGHT_BY_TESTS: &[Mutant] = &[
     Mutant { name: "birth-below-zero-not-tested", what: "a key whose first delta is negative is no candidate" },
     Mutant { name: "flags-cleared-first", what: "a sliced compaction drops members before it raises certification" },
+    Mutant { name: "scan-shows-changes", what: "a scan shows a key as it is when the cursor comes to it" },
+    Mutant {
+        name: "candidates-of-some-pages",
+        what: "the highest keys are not found anew from all pages of a checkpoint",
+    },
 ];
-/// Bugs that the simulated world is too small for. The test that catches each names it.
-pub const CAUGHT_BY_TESTS: &[Mutant] = &[Mutant {
-    name: "candidates-of-some-pages",
-    what: "the highest keys are not found anew from all pages of a checkpoint",
-}];
 
 /// The bug of this name that a test catches.
 ///

@@ -10,7 +10,7 @@ use super::sessions::window::{Attachment, Fate};
 use super::status::StoreStatus;
 use crate::error::ErrorCode;
 use crate::ids::{Index, Sequence, SessionEpoch, SessionId, ShardId, StoreId};
-use crate::wire::client::ScanReply;
+use crate::wire::client::{ScanReply, ScanRequest};
 
 /// Where an answer belongs: the gateway of `origin`, its pending request in `slot`, the request's `part`.
 /// `generation` tells a reused slot from the request that had it before.
@@ -134,12 +134,7 @@ pub enum PartBody {
         k: u32,
     },
     /// A piece of a scan.
-    Scan {
-        /// The scan, as its client names it.
-        scan: u64,
-        /// The piece, from 0 on.
-        piece: u64,
-    },
+    Scan(ScanRequest),
     /// The state of the whole store; the shard does not matter.
     Status,
 }

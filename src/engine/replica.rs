@@ -24,7 +24,7 @@ use crate::limits::{
     SHARD_UNCOMMITTED_BYTES_MAX, TURN_TOP_PAGES_MAX,
 };
 use crate::mutant::mutant;
-use crate::wire::client::ScanReply;
+use crate::wire::client::{ScanReply, ScanRequest};
 
 /// A part that changes something, waiting or proposed.
 #[derive(Debug)]
@@ -305,7 +305,8 @@ impl Replica {
     }
 
     /// A piece of a scan. The first one begins it; that and no other is linearizable, all are as of its index.
-    pub(super) fn scan(&mut self, now: Micros, id: u64, piece: u64) -> PartAnswer {
+    pub(super) fn scan(&mut self, now: Micros, request: &ScanRequest) -> PartAnswer {
+        let &ScanRequest { scan: id, piece, .. } = request;
         let refused = |code| PartAnswer::Refused { code };
         let Some(index) = self.group.read_index() else { return refused(ErrorCode::Unavailable) };
         let Machine::Counters(shard) = &mut self.machine else { return refused(ErrorCode::WrongShard) };
@@ -318,7 +319,9 @@ impl Replica {
             let (keys_total, deadline) = (shard.counters.len(), Micros(0));
             self.scan = Some(Scan { id, index, keys_total, next: 0, last_piece: None, deadline });
         }
-        let Some(scan) = self.scan.as_mut().filter(|scan| scan.id == id) else { return refused(ErrorCode::ScanLost) };
+        // A copy of the request for piece 0 that comes late may begin it anew.
+        let is_this = |scan: &&mut Scan| scan.id == id && (piece == 0 || scan.index == request.applied_index);
+        let Some(scan) = self.scan.as_mut().filter(is_this) else { return refused(ErrorCode::ScanLost) };
         scan.deadline = now.plus(SCAN_IDLE_MICROS_MAX);
         if piece.checked_add(1) == Some(scan.next)
             && let Some(answer) = &scan.last_piece

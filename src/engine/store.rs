@@ -33,6 +33,7 @@ use super::wal::{RecoveryError, Wal, WalConfig, WalIdentity};
 use crate::error::ErrorCode;
 use crate::ids::{ClusterId, Index, Lsn, Micros, NodeId, ReplicaId, SessionId, ShardId, StoreId};
 use crate::limits::{ENTRY_BYTES_TARGET, SCAN_PIECE_KEYS_MAX, TURN_LONG_READ_KEYS_MAX};
+use crate::wire::client::ScanRequest;
 use opening::Recovery;
 
 #[cfg(any(test, feature = "sim"))]
@@ -137,7 +138,7 @@ struct LongRead {
 #[derive(Clone, Copy)]
 enum Long {
     Top { k: u32 },
-    Scan { scan: u64, piece: u64 },
+    Scan(ScanRequest),
 }
 
 impl Store {
@@ -320,8 +321,8 @@ impl Store {
             PartBody::TopK { k } => {
                 return self.long_reads.push_back(LongRead { place, ticket, what: Long::Top { k } });
             }
-            PartBody::Scan { scan, piece } => {
-                let what = Long::Scan { scan, piece };
+            PartBody::Scan(scan) => {
+                let what = Long::Scan(scan);
                 return self.long_reads.push_back(LongRead { place, ticket, what });
             }
             change => {
@@ -342,8 +343,8 @@ impl Store {
             let shard = replica.shard;
             let (body, keys) = match what {
                 Long::Top { k } => (replica.top(k), k as usize),
-                Long::Scan { scan, piece } => {
-                    let answer = replica.scan(self.now, scan, piece);
+                Long::Scan(scan) => {
+                    let answer = replica.scan(self.now, &scan);
                     self.scanning.retain(|other| *other != place);
                     self.scanning.extend(replica.scan_deadline().map(|_| place));
                     (Some(answer), SCAN_PIECE_KEYS_MAX)
@@ -394,7 +395,7 @@ impl Store {
             PartBody::CloseSession { session, epoch, progress } => {
                 (command::close_part(session, epoch, progress), false)
             }
-            PartBody::Get { .. } | PartBody::TopK { .. } | PartBody::Scan { .. } | PartBody::Status => {
+            PartBody::Get { .. } | PartBody::TopK { .. } | PartBody::Scan(_) | PartBody::Status => {
                 return Err(ErrorCode::Unsupported);
             }
         };

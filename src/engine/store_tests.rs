@@ -22,7 +22,7 @@ use crate::ids::{
     ClusterId, Index, KeyHash, Micros, NodeId, Sequence, SessionEpoch, SessionId, ShardEpoch, ShardId, StoreId, Term,
 };
 use crate::limits::{PAGE_KEYS_MAX, SCAN_IDLE_MICROS_MAX, TURN_LONG_READ_KEYS_MAX};
-use crate::wire::client::ScanReply;
+use crate::wire::client::{ScanReply, ScanRequest};
 
 const NOW: Micros = Micros(0);
 /// Age at which sessions expire here.
@@ -51,6 +51,8 @@ pub(super) struct Subject {
     pub(super) found: Opened,
     next: u32,
     pub(super) now: Micros,
+    /// The index of the scan that was last answered.
+    scanned_at: Index,
 }
 
 impl Subject {
@@ -62,7 +64,7 @@ impl Subject {
         let opened_before = !dir.files.is_empty();
         let (store, found) = Store::open(config, Pool::borrowed(), &mut dir, opened_before, now, &mut |_| {})
             .expect("the log can be trusted");
-        let mut subject = Subject { dir, store, found, next: 0, now };
+        let mut subject = Subject { dir, store, found, next: 0, now, scanned_at: Index(0) };
         subject.settle();
         assert!(subject.store.is_ready());
         subject
@@ -298,7 +300,7 @@ fn another_map_or_another_shape_is_refused() {
     // Nothing in so short a log says yet that the map is committed: it shows when the next leader commits it.
     let (store, found) =
         Store::open(other, Pool::borrowed(), &mut subject.dir.clone(), true, NOW, &mut |_| {}).expect("not known yet");
-    let mut unready = Subject { dir: subject.dir.clone(), store, found, next: 0, now: NOW };
+    let mut unready = Subject { dir: subject.dir.clone(), store, found, next: 0, now: NOW, scanned_at: Index(0) };
     unready.settle();
     assert!(!unready.store.is_ready());
     let mut subject = Subject::open(subject.dir, config());
@@ -497,10 +499,17 @@ fn tops_take_turns_with_everything_else() {
 
 impl Subject {
     fn scan(&mut self, scan: u64, piece: u64) -> Result<ScanReply, ErrorCode> {
-        self.ask(PartBody::Scan { scan, piece });
+        self.scan_at(scan, piece, self.scanned_at)
+    }
+
+    fn scan_at(&mut self, scan: u64, piece: u64, applied_index: Index) -> Result<ScanReply, ErrorCode> {
+        self.ask(PartBody::Scan(ScanRequest { shard: SHARD, scan, piece, applied_index }));
         self.store.step(self.now, Input::Turn);
         match self.settle().pop().expect("an answer").body {
-            PartAnswer::Scanned(reply) => Ok(reply),
+            PartAnswer::Scanned(reply) => {
+                self.scanned_at = reply.applied_index;
+                Ok(reply)
+            }
             PartAnswer::Refused { code } => Err(code),
             other => panic!("{other:?}"),
         }
@@ -548,9 +557,15 @@ fn a_scan_is_one_moment_of_a_shard_and_its_pieces_can_be_asked_for_again() {
     assert!(subject.scan(7, piece) == Err(ErrorCode::ScanLost));
     let mut subject = subject.restart();
     assert!(subject.scan(9, 1) == Err(ErrorCode::ScanLost), "a restart has forgotten it");
+    // A late copy of the request for its first piece begins another scan of the same number, which the client never heard of.
+    let before = subject.scanned_at;
+    subject.increment(&[("new", 1)]);
+    subject.settle();
+    assert!(subject.scan(9, 0).is_ok_and(|begun| begun.applied_index != before));
+    assert!(subject.scan_at(9, 1, before) == Err(ErrorCode::ScanLost), "its pieces do not fit to those of before");
     for shard in [ShardId::META, ShardId(9)] {
         let ticket = Ticket { origin: StoreId(0), slot: 0, generation: 0, part: 0 };
-        let body = PartBody::Scan { scan: 1, piece: 0 };
+        let body = PartBody::Scan(ScanRequest { shard, scan: 1, piece: 0, applied_index: Index(0) });
         subject.store.step(subject.now, Input::Part(PartRequest { ticket, shard, body }));
         subject.store.step(subject.now, Input::Turn);
         assert_eq!(refusals(&subject.settle()), [ErrorCode::WrongShard]);

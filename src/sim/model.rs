@@ -15,10 +15,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::replay::{Fate, Number, Replay, read_log};
 use super::workload::Ask;
+use crate::engine::part::PackedKeys;
 use crate::engine::wal::Record;
 use crate::error::ErrorCode;
 use crate::ids::{Index, Sequence, SessionId, ShardId};
-use crate::wire::client::{Reply, Resolution, ResolvedPart, TopKReply};
+use crate::wire::client::{Reply, Resolution, ResolvedPart, ScanReply, ScanRequest, TopKReply};
 
 /// A question and what became of it.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub(super) struct Op {
     pub(super) floor: BTreeMap<ShardId, (Index, u32)>,
     pub(super) reply: Option<Reply>,
     pub(super) checked: bool,
+    /// All that a scan has shown, if this is the request for its last piece.
+    scanned: Option<ScanReply>,
 }
 
 type Point = (Index, u32);
@@ -45,6 +48,12 @@ pub(super) struct Model {
     low_waters: BTreeMap<SessionId, Sequence>,
     /// What numbers were resolved to.
     resolved: Vec<(Number, Vec<ResolvedPart>)>,
+    /// The pieces so far of each scan at each index that it was begun at.
+    scans: BTreeMap<(u64, Index), BTreeMap<u64, ScanReply>>,
+    /// What had been acknowledged before a scan was first asked for.
+    scan_floors: BTreeMap<u64, BTreeMap<ShardId, Point>>,
+    /// Scans that showed a whole shard in several pieces.
+    pub(super) whole_scans: u64,
 }
 
 /// One shard's share of an answer: its point, and outcome and value of each increment by its place in the request.
@@ -59,7 +68,10 @@ enum Outcome {
 
 impl Model {
     pub(super) fn ask(&mut self, ask: Ask) -> usize {
-        self.ops.push(Op { ask, floor: self.floor.clone(), reply: None, checked: false });
+        if let Ask::Scan(ScanRequest { scan, piece: 0, .. }) = &ask {
+            self.scan_floors.entry(*scan).or_insert_with(|| self.floor.clone());
+        }
+        self.ops.push(Op { ask, floor: self.floor.clone(), reply: None, checked: false, scanned: None });
         self.ops.len() - 1
     }
 
@@ -75,9 +87,36 @@ impl Model {
             let floor = self.floor.entry(part.shard).or_default();
             *floor = (*floor).max((part.applied_index, past));
         }
+        if let Reply::Scan(piece) = &reply {
+            self.scanned(op, piece)?;
+        }
         let op = &mut self.ops[op];
         if op.reply.replace(reply).is_some() {
             return Err("a request was answered twice".into());
+        }
+        Ok(())
+    }
+
+    /// A piece of a scan: the same each time. With the last one of an index the scan is whole, and was read when its first piece was
+    /// asked for, at the earliest.
+    fn scanned(&mut self, op: usize, reply: &ScanReply) -> Result<(), String> {
+        let Ask::Scan(ScanRequest { scan, piece, .. }) = self.ops[op].ask else {
+            return Err("a piece of a scan answers another question".into());
+        };
+        let pieces = self.scans.entry((scan, reply.applied_index)).or_default();
+        let first = pieces.entry(piece).or_insert_with(|| reply.clone());
+        if first != reply {
+            return Err(format!("piece {piece} of a scan was {first:?} and then {reply:?}"));
+        }
+        if reply.last && pieces.len() as u64 == piece + 1 {
+            let mut whole = ScanReply { keys: PackedKeys::default(), counts: Vec::new(), ..reply.clone() };
+            for part in pieces.values() {
+                part.keys.iter().for_each(|key| whole.keys.push(key));
+                whole.counts.extend(&part.counts);
+            }
+            self.whole_scans += u64::from(piece > 0);
+            self.ops[op].floor = self.scan_floors.get(&scan).cloned().unwrap_or_default();
+            self.ops[op].scanned = Some(whole);
         }
         Ok(())
     }
@@ -254,6 +293,10 @@ fn read_points(op: &Op, shard: ShardId) -> Vec<Index> {
     let parts = match &op.reply {
         Some(Reply::Get(reply)) => &reply.parts,
         Some(Reply::TopK(reply)) => &reply.parts,
+        Some(Reply::Scan(_)) => {
+            let whole = op.scanned.iter().filter(|whole| whole.shard == shard);
+            return whole.map(|whole| whole.applied_index).collect();
+        }
         _ => return Vec::new(),
     };
     parts.iter().filter(|part| part.shard == shard).map(|part| part.applied_index).collect()
@@ -275,6 +318,16 @@ fn check_read(op: &Op, shard: ShardId, index: Index, state: &BTreeMap<&[u8], i64
             Ok(())
         }
         (Ask::TopK { k }, Some(Reply::TopK(reply))) => check_top(*k as usize, reply, shard, index, state),
+        (Ask::Scan(_), Some(Reply::Scan(_))) => {
+            let whole = op.scanned.as_ref().ok_or("a scan that is not whole")?;
+            let mut shown: Vec<(&[u8], i64)> = whole.keys.iter().zip(whole.counts.iter().copied()).collect();
+            shown.sort_unstable();
+            if shown.iter().copied().eq(state.iter().map(|(key, count)| (*key, *count))) {
+                Ok(())
+            } else {
+                Err(format!("shard {shard} at {index}: a scan shows {shown:?}, the log says {state:?}"))
+            }
+        }
         _ => Err("an answer of another kind than its question".into()),
     }
 }

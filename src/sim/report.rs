@@ -86,6 +86,7 @@ report! {
     passed_over: "increments that replay passed over",
     split_in_replay: "pages split between a checkpoint's image and its end",
     recycled: "segments freed behind checkpoints, used again or removed",
+    scans: "scans of a shard in several pieces",
     clock_jumps: "jumps of the server's clock",
     links_made: "connections of real clients made",
     links_broken: "connections of real clients broken",

@@ -2,6 +2,7 @@
 
 use crate::engine::prng::Prng;
 use crate::limits::KEY_BYTES_MAX;
+use crate::wire::client::ScanRequest;
 
 /// A request in the making.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,6 +10,7 @@ pub(super) enum Ask {
     Increment { items: Vec<(Vec<u8>, i64)>, want_values: bool },
     Get { keys: Vec<Vec<u8>> },
     TopK { k: u32 },
+    Scan(ScanRequest),
     Status,
 }
 

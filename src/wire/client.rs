@@ -27,7 +27,7 @@ pub use reply::{
 };
 
 use crate::error::ErrorCode;
-use crate::ids::{ClusterId, Sequence, SessionEpoch, SessionId, SessionToken, ShardId};
+use crate::ids::{ClusterId, Index, Sequence, SessionEpoch, SessionId, SessionToken, ShardId};
 use crate::limits::{
     BATCH_KEYS_MAX, CLIENT_NAME_BYTES_MAX, FLATBUFFER_TABLE_OVERHEAD_BYTES, KEY_BYTES_MAX, REQUEST_BYTES_MAX,
     SESSION_NAME_BYTES_MAX, SESSION_SPAN_MAX, TOP_KEYS_MAX,
@@ -206,6 +206,8 @@ pub struct ScanRequest {
     pub scan: u64,
     /// The piece, from 0 on.
     pub piece: u64,
+    /// The index of the pieces so far; of no meaning with piece 0.
+    pub applied_index: Index,
 }
 
 /// Names one request of a session. Sequences are at least 1, low-water marks less than they, by [`SESSION_SPAN_MAX`] at most.
@@ -285,8 +287,8 @@ pub fn decode_request(kind: u8, payload: &[u8]) -> Result<Request<'_>, RequestEr
         }
         Some(Kind::Scan) => {
             let table: fb::ScanRequest<'_> = root(payload, 1)?;
-            let (shard, scan, piece) = (ShardId(table.shard()), table.scan(), table.piece());
-            Ok(Request::Scan(ScanRequest { shard, scan, piece }))
+            let (shard, applied_index) = (ShardId(table.shard()), Index(table.applied_index()));
+            Ok(Request::Scan(ScanRequest { shard, scan: table.scan(), piece: table.piece(), applied_index }))
         }
         Some(Kind::TopK) => {
             let k = root::<fb::TopKRequest<'_>>(payload, 1)?.k();

@@ -17,6 +17,7 @@ use super::Increment;
 use super::table::{Cursor, Table};
 use crate::engine::part::PackedKeys;
 use crate::limits::{KEY_BYTES_MAX, SCAN_CHANGES_BYTES_MAX};
+use crate::mutant::mutant;
 
 /// What a remembered key takes beside its bytes, about.
 const CHANGE_BYTES: usize = 64;
@@ -62,7 +63,7 @@ impl Scan {
     pub(super) fn note(&mut self, table: &Table, batch: &[Increment<'_>]) {
         for &Increment { hash, key, .. } in batch {
             let ahead = self.cursor.is_some_and(|cursor| table.cursor_of(hash, key) >= cursor);
-            if !ahead || self.is_lost() || self.before.contains_key(key) {
+            if !ahead || self.is_lost() || self.before.contains_key(key) || mutant!("scan-shows-changes") {
                 continue;
             }
             let count = table.find(hash, key).map(|place| table.entry(place).count);
@@ -166,6 +167,13 @@ mod tests {
             let scan = counters.scan.take().expect("it is there until it is ended");
             assert_eq!((scan.bytes, scan.before.len()), (0, 0), "seed {seed}: nothing is remembered for nothing");
         }
+    }
+
+    #[test]
+    fn a_scan_that_forgets_changes_is_noticed() {
+        let test = a_scan_shows_what_was_when_it_began_whatever_happens_meanwhile;
+        let mutant = crate::mutant::caught_here("scan-shows-changes");
+        assert!(std::panic::catch_unwind(|| crate::mutant::with(mutant, test)).is_err());
     }
 
     #[test]

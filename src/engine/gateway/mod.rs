@@ -235,7 +235,7 @@ impl Gateway {
                 (Answer::Attach { reply: AttachReply::default(), refused: Refused::default() }, parts)
             }
             Request::Resolve { stamp, keys } => self.split_resolve(ticket, &stamp, keys.as_ref()),
-            Request::Scan(scan) => self.ask_shard(ticket, &scan),
+            Request::Scan(scan) => self.ask_shard(ticket, scan),
             Request::Hello(_) => unreachable!("answered above"),
         };
         self.in_flight += 1;
@@ -453,10 +453,10 @@ impl Gateway {
     }
 
     /// Asks the shard of a scan. One that does not exist is refused by any store.
-    fn ask_shard(&mut self, ticket: Ticket, &ScanRequest { shard, scan, piece }: &ScanRequest) -> (Answer, usize) {
-        let range = self.config.map.shards.iter().find(|range| range.shard == shard);
+    fn ask_shard(&mut self, ticket: Ticket, scan: ScanRequest) -> (Answer, usize) {
+        let range = self.config.map.shards.iter().find(|range| range.shard == scan.shard);
         let store = range.map_or(self.config.store, |range| range.store);
-        self.output.parts.push((store, PartRequest { ticket, shard, body: PartBody::Scan { scan, piece } }));
+        self.output.parts.push((store, PartRequest { ticket, shard: scan.shard, body: PartBody::Scan(scan) }));
         (Answer::Scan { reply: None, refused: Refused::default() }, 1)
     }
 

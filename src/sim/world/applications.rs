@@ -312,6 +312,7 @@ fn operation(ask: &Ask, delivery: Delivery) -> Op {
         }
         Ask::Get { keys } => Op::Get { keys: packed(keys.iter()) },
         Ask::TopK { k } => Op::TopK { k: *k },
+        Ask::Scan(scan) => Op::Scan(*scan),
         Ask::Status => Op::Status,
     }
 }
@@ -326,6 +327,7 @@ fn reply_of(result: Result<Answer, ClientError>) -> Reply {
         Ok(Answer::Incremented(reply)) => Reply::Increment(reply),
         Ok(Answer::Counts(reply)) => Reply::Get(reply),
         Ok(Answer::Top(reply)) => Reply::TopK(reply),
+        Ok(Answer::Scanned(reply)) => Reply::Scan(reply),
         Ok(Answer::Status(status)) => Reply::Status(status),
         Ok(_) => refusal(ErrorCode::Unsupported),
         Err(ClientError::Refused { code, .. }) => refusal(code),

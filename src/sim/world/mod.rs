@@ -62,6 +62,8 @@ pub struct World {
     disks: Vec<SimDisk>,
     opened: bool,
     process: Option<Process>,
+    /// Shards that count: 1 to this.
+    shards: u64,
     raw_clients: Vec<RawClient>,
     applications: Vec<Application>,
     network: Network,
@@ -135,6 +137,7 @@ impl World {
             disks,
             opened: false,
             process: None,
+            shards: u64::from(shards),
             raw_clients: Vec::new(),
             applications: Vec::new(),
             network: Network::default(),
@@ -160,6 +163,7 @@ impl World {
                 store,
                 next_request: 0,
                 waiting: Vec::new(),
+                scan: None,
             });
         }
         for _ in 0..real {
@@ -181,6 +185,7 @@ impl World {
         let outcome = self.run_phases();
         self.report.virtual_micros = self.now.0;
         (self.report.repeats, self.report.expired) = self.model.copies();
+        self.report.scans = self.model.whole_scans;
         match outcome {
             Ok(()) => Ok(self.report),
             Err(what) => Err(Violation { seed: self.seed, event: self.report.events, what }),

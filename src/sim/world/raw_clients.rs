@@ -5,10 +5,11 @@ use super::{CLUSTER, World};
 use crate::engine::gateway::ConnectionId;
 use crate::engine::part::PackedKeys;
 use crate::error::ErrorCode;
+use crate::ids::{Index, ShardId};
 use crate::limits::REPLY_BYTES_MAX;
 use crate::sim::sabotage::Sabotage;
 use crate::sim::workload::Ask;
-use crate::wire::client::{Encoder, Hello, PROTOCOL_VERSION, Reply, decode_reply};
+use crate::wire::client::{Encoder, Hello, PROTOCOL_VERSION, Reply, ScanRequest, decode_reply};
 use crate::wire::frame::Decoder;
 
 pub(super) struct RawClient {
@@ -17,6 +18,23 @@ pub(super) struct RawClient {
     pub(super) next_request: u64,
     /// Requests under way: id on the wire, number in the model.
     pub(super) waiting: Vec<(u64, usize)>,
+    /// The piece of a scan that it asks for next.
+    pub(super) scan: Option<ScanRequest>,
+}
+
+impl RawClient {
+    /// A scan goes on with the piece after the last one that was answered. One that is lost is over.
+    fn scanned(&mut self, reply: &Reply) {
+        match (reply, &mut self.scan) {
+            (Reply::Scan(reply), Some(scan)) if !reply.last => {
+                (scan.piece, scan.applied_index) = (scan.piece + 1, reply.applied_index);
+            }
+            (Reply::Scan(_) | Reply::Error { code: ErrorCode::ScanLost | ErrorCode::Overloaded, .. }, scan) => {
+                *scan = None
+            }
+            _ => {}
+        }
+    }
 }
 
 impl World {
@@ -25,8 +43,26 @@ impl World {
         if self.calm || self.raw_clients[client].waiting.len() >= 8 {
             return;
         }
-        let ask = self.workload.next(&mut self.prng);
+        let ask = match self.prng.chance(1, 8) {
+            true => Ask::Scan(self.piece_of_a_scan(client)),
+            false => self.workload.next(&mut self.prng),
+        };
         self.ask(client, ask);
+    }
+
+    /// The next piece of a client's scan; now and then the one before, or that of a scan that begins.
+    fn piece_of_a_scan(&mut self, client: usize) -> ScanRequest {
+        let again = self.prng.chance(1, 8);
+        let anew = self.prng.chance(1, 16);
+        match self.raw_clients[client].scan.filter(|_| !anew) {
+            Some(scan) => ScanRequest { piece: scan.piece.saturating_sub(u64::from(again)), ..scan },
+            None => {
+                let shard = ShardId(1 + self.prng.below(self.shards) as u32);
+                let scan = ScanRequest { shard, scan: self.prng.bits(), piece: 0, applied_index: Index(0) };
+                self.raw_clients[client].scan = Some(scan);
+                scan
+            }
+        }
     }
 
     pub(super) fn ask(&mut self, client: usize, ask: Ask) {
@@ -48,6 +84,7 @@ impl World {
             }
             Ask::Get { keys } => self.encoder.get(&mut frame, id, &pack(&mut keys.iter())),
             Ask::TopK { k } => self.encoder.top_k(&mut frame, id, *k),
+            Ask::Scan(scan) => self.encoder.scan(&mut frame, id, scan),
             Ask::Status => self.encoder.status(&mut frame, id),
         }
         client.waiting.push((id, self.model.ask(ask)));
@@ -89,6 +126,7 @@ impl World {
         if matches!(reply, Reply::Welcome(_)) {
             return Ok(());
         }
+        self.raw_clients[client].scanned(&reply);
         let waiting = &mut self.raw_clients[client].waiting;
         let Some(place) = waiting.iter().position(|&(waiting, _)| waiting == id) else {
             return if self.sabotage == Sabotage::RequestTwice {

@@ -137,7 +137,8 @@ impl Encoder {
 
     /// Asks for a piece of a scan.
     pub fn scan(&mut self, out: &mut Vec<u8>, request_id: u64, request: &ScanRequest) {
-        let args = fb::ScanRequestArgs { shard: request.shard.0, scan: request.scan, piece: request.piece };
+        let &ScanRequest { shard, scan, piece, applied_index } = request;
+        let args = fb::ScanRequestArgs { shard: shard.0, scan, piece, applied_index: applied_index.0 };
         let root = fb::ScanRequest::create(&mut self.builder, &args);
         self.finish(out, Kind::Scan, request_id, root);
     }

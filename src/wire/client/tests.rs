@@ -65,7 +65,7 @@ fn requests_without_columns_round_trip() {
     assert_eq!(code_of(&top(10_001)), ErrorCode::TooLarge);
     let (kind, payload) = frame_of(|encoder, out| encoder.status(out, 77));
     assert!(matches!(decode_request(kind, &payload), Ok(Request::Status)));
-    let scan = ScanRequest { shard: ShardId(3), scan: u64::MAX, piece: 9 };
+    let scan = ScanRequest { shard: ShardId(3), scan: u64::MAX, piece: 9, applied_index: Index(8) };
     let (kind, scanned) = frame_of(|encoder, out| encoder.scan(out, 77, &scan));
     assert!(matches!(decode_request(kind, &scanned), Ok(Request::Scan(decoded)) if decoded == scan));
     for kind in [0, 11, 128, Kind::Welcome as u8, Kind::Error as u8] {

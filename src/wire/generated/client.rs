@@ -3803,6 +3803,7 @@ impl<'a> ScanRequest<'a> {
   pub const VT_SHARD: ::flatbuffers::VOffsetT = 4;
   pub const VT_SCAN: ::flatbuffers::VOffsetT = 6;
   pub const VT_PIECE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_APPLIED_INDEX: ::flatbuffers::VOffsetT = 10;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3814,6 +3815,7 @@ impl<'a> ScanRequest<'a> {
     args: &'args ScanRequestArgs
   ) -> ::flatbuffers::WIPOffset<ScanRequest<'bldr>> {
     let mut builder = ScanRequestBuilder::new(_fbb);
+    builder.add_applied_index(args.applied_index);
     builder.add_piece(args.piece);
     builder.add_scan(args.scan);
     builder.add_shard(args.shard);
@@ -3844,6 +3846,14 @@ impl<'a> ScanRequest<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(ScanRequest::VT_PIECE, Some(0)).unwrap()}
   }
+  /// The index of the pieces so far; of no meaning with piece 0. A late copy of piece 0 may have begun another scan.
+  #[inline]
+  pub fn applied_index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ScanRequest::VT_APPLIED_INDEX, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ScanRequest<'_> {
@@ -3855,6 +3865,7 @@ impl ::flatbuffers::Verifiable for ScanRequest<'_> {
      .visit_field::<u32>("shard", Self::VT_SHARD, false)?
      .visit_field::<u64>("scan", Self::VT_SCAN, false)?
      .visit_field::<u64>("piece", Self::VT_PIECE, false)?
+     .visit_field::<u64>("applied_index", Self::VT_APPLIED_INDEX, false)?
      .finish();
     Ok(())
   }
@@ -3863,6 +3874,7 @@ pub struct ScanRequestArgs {
     pub shard: u32,
     pub scan: u64,
     pub piece: u64,
+    pub applied_index: u64,
 }
 impl<'a> Default for ScanRequestArgs {
   #[inline]
@@ -3871,6 +3883,7 @@ impl<'a> Default for ScanRequestArgs {
       shard: 0,
       scan: 0,
       piece: 0,
+      applied_index: 0,
     }
   }
 }
@@ -3893,6 +3906,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ScanRequestBuilder<'a, 'b, A>
     self.fbb_.push_slot::<u64>(ScanRequest::VT_PIECE, piece, 0);
   }
   #[inline]
+  pub fn add_applied_index(&mut self, applied_index: u64) {
+    self.fbb_.push_slot::<u64>(ScanRequest::VT_APPLIED_INDEX, applied_index, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ScanRequestBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ScanRequestBuilder {
@@ -3913,6 +3930,7 @@ impl ::core::fmt::Debug for ScanRequest<'_> {
       ds.field("shard", &self.shard());
       ds.field("scan", &self.scan());
       ds.field("piece", &self.piece());
+      ds.field("applied_index", &self.applied_index());
       ds.finish()
   }
 }

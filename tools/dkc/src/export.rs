@@ -107,9 +107,11 @@ fn write_shards(
     for &shard in shards {
         // A number that nobody else uses: two exports at once must not take pieces of each other.
         let scan = RandomState::new().hash_one(shard.0);
+        let mut applied_index = Index(0);
         for piece in 0.. {
-            let answer = client.call(Op::Scan(ScanRequest { shard, scan, piece }))?;
+            let answer = client.call(Op::Scan(ScanRequest { shard, scan, piece, applied_index }))?;
             let Answer::Scanned(reply) = answer else { bail!("an answer of another kind to a scan") };
+            applied_index = reply.applied_index;
             for (key, &count) in reply.keys.iter().zip(&reply.counts) {
                 write_line(out, format, &Row { key, count: Some(count) })?;
             }
