@@ -65,6 +65,8 @@ struct Resuming {
     windows: Windows,
     /// Increments that were passed over.
     passed_over: u64,
+    /// Reused from chunk to chunk.
+    outcomes: Vec<Outcome>,
 }
 
 /// The state of the meta shard.
@@ -131,8 +133,9 @@ impl Machine {
             Loaded::Meta { registry, map } => Machine::Meta(Box::new(Meta { map: Some(map), registry })),
             Loaded::Counters(loaded) => {
                 let LoadedCounters { counters, applied, windows, windows_at_end, epoch } = *loaded;
-                let resuming =
-                    windows_at_end.map(|windows| Box::new(Resuming { until, applied, windows, passed_over: 0 }));
+                let resuming = windows_at_end.map(|windows| {
+                    Box::new(Resuming { until, applied, windows, passed_over: 0, outcomes: Vec::new() })
+                });
                 Machine::Counters(Box::new(Shard { counters, windows, epoch, resuming }))
             }
         }
@@ -350,6 +353,8 @@ impl Meta {
     }
 }
 
+const EMPTY: Increment<'_> = Increment { hash: KeyHash(0), key: &[], delta: 0 };
+
 /// Increments that go to the table together.
 struct Chunk<'a> {
     increments: [Increment<'a>; APPLY_CHUNK_KEYS],
@@ -362,7 +367,6 @@ struct Chunk<'a> {
 
 impl<'a> Chunk<'a> {
     fn new(index: Index) -> Chunk<'a> {
-        const EMPTY: Increment<'_> = Increment { hash: KeyHash(0), key: &[], delta: 0 };
         Chunk { increments: [EMPTY; APPLY_CHUNK_KEYS], filled: 0, taken: 0, index }
     }
 
@@ -408,15 +412,24 @@ impl Resuming {
         counters: &mut Counters,
         outcomes: &mut Vec<Outcome>,
     ) {
-        for increment in increments {
-            let past = counters.is_past(&self.applied, increment, index);
-            if past && !mutant!("replay-over-newer-pages") {
-                self.passed_over += 1;
-                outcomes.push(Outcome::Applied(0));
-            } else {
-                counters.apply_batch(std::slice::from_ref(increment), outcomes);
+        let mut left = [EMPTY; APPLY_CHUNK_KEYS];
+        let mut past = [false; APPLY_CHUNK_KEYS];
+        let mut count = 0;
+        for (increment, past) in increments.iter().zip(&mut past) {
+            *past = counters.is_past(&self.applied, increment, index) && !mutant!("replay-over-newer-pages");
+            if !*past {
+                left[count] = *increment;
+                count += 1;
             }
         }
+        self.passed_over += (increments.len() - count) as u64;
+        self.outcomes.clear();
+        counters.apply_batch(&left[..count], &mut self.outcomes);
+        let mut applied = self.outcomes.drain(..);
+        outcomes.extend(past[..increments.len()].iter().map(|past| match past {
+            true => Outcome::Applied(0),
+            false => applied.next().expect("an outcome for each that was applied"),
+        }));
     }
 }
 

@@ -6,7 +6,7 @@
 //! dkc-data/
 //!   LOCK             held while a server runs (lock.rs)
 //!   node.toml        this file; node.toml.tmp while it is being replaced
-//!   store-000/wal/   the log of store 0, and so on
+//!   store-000/       store 0, and so on: wal/ its log, checkpoint/ its checkpoints
 //! ```
 //!
 //! People may read the file, and it ends in a line with the checksum of all lines before it, so that nobody edits the
