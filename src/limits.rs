@@ -133,6 +133,11 @@ pub const REQUEST_WAIT_MICROS_MAX: u64 = 10_000_000;
 pub const TURN_INPUTS_MAX: usize = 512;
 /// Bytes of requests a store takes in one turn, give or take one receive: the disk must not wait long for a turn's end.
 pub const TURN_BYTES_MAX: usize = 1 << 20;
+/// What one connection may take of that at a time, before the others have their turn: with a thousand requests waiting on each of a
+/// hundred connections, another one waits for a few turns and not for a hundred.
+pub const VISIT_INPUTS_MAX: usize = 16;
+/// The same in bytes, give or take one request.
+pub const VISIT_BYTES_MAX: usize = 256 << 10;
 /// Keys that TopK reads ask of a store in one turn, give or take one read: others must not wait long behind them.
 pub const TURN_LONG_READ_KEYS_MAX: usize = 4_096;
 /// Table pages that a TopK read visits in one turn, if it has to walk the table.

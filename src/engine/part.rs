@@ -150,6 +150,21 @@ pub struct PartReply {
     pub body: PartAnswer,
 }
 
+impl PartReply {
+    /// Bytes of keys and counts in it: what it takes to put it together with others and to send it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match &self.body {
+            PartAnswer::Incremented { values, .. } => size_of_val(values.as_slice()),
+            PartAnswer::Counts { counts, .. } => size_of_val(counts.as_slice()),
+            PartAnswer::Top { keys, counts, .. } | PartAnswer::Scanned(ScanReply { keys, counts, .. }) => {
+                keys.bytes.len() + size_of_val(keys.ends.as_slice()) + size_of_val(counts.as_slice())
+            }
+            _ => 0,
+        }
+    }
+}
+
 /// The content of a [`PartReply`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartAnswer {

@@ -204,7 +204,8 @@ impl Driver {
             Source::Neighbour(from) => {
                 while allowance.is_left() {
                     let Some(message) = self.mesh.receive(from) else { return };
-                    allowance.spend(0);
+                    // Large answers cost their bytes several times over before they are sent.
+                    allowance.spend(if let Message::Reply(reply) = &message { reply.bytes() } else { 0 });
                     match message {
                         Message::Request(part) => {
                             progress.askers.note(now, Asker::Neighbour(from));

@@ -19,7 +19,7 @@ use crate::error::ErrorCode;
 use crate::ids::Micros;
 use crate::limits::{
     LINGER_MICROS_MAX, LINGERING_CONNECTIONS_MAX, OVERDUE_GRACE_MICROS, REQUEST_BYTES_MAX, SOLE_CLIENT_WAIT_MICROS_MAX,
-    STORE_REPLY_BYTES_MAX, TURN_BYTES_MAX, TURN_INPUTS_MAX, TURN_OVERDUE_MAX,
+    STORE_REPLY_BYTES_MAX, TURN_BYTES_MAX, TURN_INPUTS_MAX, TURN_OVERDUE_MAX, VISIT_BYTES_MAX, VISIT_INPUTS_MAX,
 };
 use crate::runtime::config::ClientLimits;
 use crate::runtime::executors::cede;
@@ -45,6 +45,17 @@ impl Allowance {
     #[must_use]
     pub fn is_left(self) -> bool {
         self.inputs > 0 && self.bytes > 0
+    }
+
+    /// What one connection may take of it before others have their turn.
+    fn share(self) -> Allowance {
+        Allowance { inputs: self.inputs.min(VISIT_INPUTS_MAX), bytes: self.bytes.min(VISIT_BYTES_MAX) }
+    }
+
+    /// Takes what is no longer `left` of a share.
+    fn settle(&mut self, share: Allowance, left: Allowance) {
+        self.inputs -= share.inputs - left.inputs;
+        self.bytes -= share.bytes - left.bytes;
     }
 
     /// Takes one input of so many bytes.
@@ -146,9 +157,11 @@ impl Clients {
         let before = connection.reply_bytes();
         connection.send(now);
         connection.throttled = false;
+        let share = allowance.share();
+        let mut left = share;
         if connection.state == State::Open {
             let mut decoder = self.reception.resume(mem::take(&mut connection.unfinished));
-            match take_requests(now, id, connection, &mut decoder, self.receiving, gateway, allowance) {
+            match take_requests(now, id, connection, &mut decoder, self.receiving, gateway, &mut left) {
                 Ok(()) if connection.state == State::Open => connection.unfinished = self.reception.suspend(decoder),
                 Ok(()) => drop(decoder),
                 // A decoder that failed stays failed: it may not read for anybody else.
@@ -159,8 +172,9 @@ impl Clients {
                 }
             }
         }
-        if connection.state == State::Open && !connection.throttled && !allowance.is_left() {
-            // There may be more; the next turn looks again.
+        allowance.settle(share, left);
+        if connection.state == State::Open && !connection.throttled && !left.is_left() {
+            // There may be more; it is looked at again behind the others.
             self.inbox.ring(Source::Connection(id));
         }
         self.reply_bytes = self.reply_bytes - before + connection.reply_bytes();
