@@ -149,6 +149,14 @@ pub const SHUTDOWN_MICROS_MAX: u64 = 5_000_000;
 
 /// How long a stopping server waits for its stores to end once they have nothing left to do.
 pub const STOP_MICROS_MAX: u64 = 1_000_000;
+/// The longest log write that may be made durable by a flag of its own, where that is faster than a sync behind it.
+pub const APPEND_SYNCED_BYTES_MAX: usize = 64 << 10;
+/// Appends from one trial of the other way to the next: at first, and when it has lost again and again.
+pub const APPEND_TRIAL_EVERY_MIN: u32 = 256;
+/// At most.
+pub const APPEND_TRIAL_EVERY_MAX: u32 = 1 << 16;
+/// Appends of a trial.
+pub const APPEND_TRIAL_LENGTH: u32 = 16;
 /// How long a store that only one client uses waits for the end of a log write and sees nothing else.
 pub const APPEND_WAIT_MICROS_MAX: u64 = 1_000;
 /// The longest log write that is waited for so.

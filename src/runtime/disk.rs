@@ -55,6 +55,7 @@
 //! failed (its outcome is unknown), every later one is refused, and nothing is retried.
 
 mod files;
+mod ways;
 mod work;
 
 #[cfg(test)]
@@ -73,6 +74,7 @@ use io_uring::{IoUring, Probe, opcode, types};
 use rustix::event::EventfdFlags;
 use rustix::io::Errno;
 
+use self::ways::{Way, Ways};
 use self::work::{Append, Progress, Site, Step};
 use super::checkpoint_dir::CheckpointDirectory;
 use super::segment_dir::LogDirectory;
@@ -81,8 +83,8 @@ use crate::engine::input::{DiskDone, DiskError};
 use crate::engine::wal::{AlignedBuffer, DiskAction, DiskOp, DiskOpId, segment_file_name, unfinished_file_name};
 use crate::ids::SegmentEpoch;
 use crate::limits::{
-    APPEND_WAIT_BYTES_MAX, APPEND_WAIT_MICROS_MAX, DISK_CLOSE_MICROS_MAX, DISK_OPERATIONS_MAX, WAL_WRITE_BYTES_MAX,
-    WAL_ZERO_BYTES_MAX,
+    APPEND_SYNCED_BYTES_MAX, APPEND_WAIT_BYTES_MAX, APPEND_WAIT_MICROS_MAX, DISK_CLOSE_MICROS_MAX, DISK_OPERATIONS_MAX,
+    WAL_WRITE_BYTES_MAX, WAL_ZERO_BYTES_MAX,
 };
 
 /// Entries an operation has in the kernel's hands, at most: a write and its sync.
@@ -134,6 +136,8 @@ pub struct Disk {
     closed: Option<String>,
     /// How long appends have taken lately: a moving average.
     append_time: Duration,
+    /// How small appends are made durable.
+    ways: Ways,
 }
 
 /// An operation under way.
@@ -191,6 +195,7 @@ impl Disk {
             files_ended: Vec::new(),
             closed: None,
             append_time: Duration::ZERO,
+            ways: Ways::default(),
         })
     }
 
@@ -331,9 +336,7 @@ impl Disk {
     /// Completions that a small append still waits for; 0 if none is under way.
     fn small_append_halves(&self) -> usize {
         let halves = |slot: &Slot| match &slot.work {
-            Work::Append(append) if append.buffer.len() <= APPEND_WAIT_BYTES_MAX => {
-                usize::from(append.written.is_none()) + usize::from(append.synced.is_none())
-            }
+            Work::Append(append) if append.buffer.len() <= APPEND_WAIT_BYTES_MAX => append.missing(),
             _ => 0,
         };
         self.slots.iter().flatten().map(halves).find(|halves| *halves > 0).unwrap_or(0)
@@ -356,7 +359,17 @@ impl Disk {
                     return Err((DiskError::Failed(text), Some(buffer)));
                 }
                 let since = Instant::now();
-                return Ok(Work::Append(Append { file, epoch, offset, buffer, since, written: None, synced: None }));
+                let way = if buffer.len() <= APPEND_SYNCED_BYTES_MAX { self.ways.choose() } else { Way::LinkedSync };
+                return Ok(Work::Append(Append {
+                    file,
+                    epoch,
+                    offset,
+                    buffer,
+                    way,
+                    since,
+                    written: None,
+                    synced: None,
+                }));
             }
             DiskAction::Zero { epoch, recycle, bytes } => {
                 self.files.remove(&epoch);
@@ -389,12 +402,18 @@ impl Disk {
         let slot = self.slots[index].insert(slot);
         let pushed = match &slot.work {
             Work::Append(append) => {
-                let [write, sync] = append.entries();
-                let entries = [write.user_data(user_data), sync.user_data(user_data | 1)];
+                let (write, sync) = append.entries();
+                let write = write.user_data(user_data);
+                let sync = sync.map(|sync| sync.user_data(user_data | 1));
                 // SAFETY: the entries point to the append's buffer and name its file. Both belong to the slot just
                 // filled, the buffer's bytes stay where they are when the slot moves, nobody else can reach them, and
-                // the slot is emptied only when both completions have been seen (`complete`), or leaked (`drop`).
-                unsafe { self.ring.submission().push_multiple(&entries) }
+                // the slot is emptied only when all its completions have been seen (`complete`), or leaked (`drop`).
+                unsafe {
+                    match sync {
+                        Some(sync) => self.ring.submission().push_multiple(&[write, sync]),
+                        None => self.ring.submission().push(&write),
+                    }
+                }
             }
             Work::Chain(step) => {
                 let entry = step.entry(&self.site).user_data(user_data);
@@ -440,11 +459,14 @@ impl Disk {
             .expect("the kernel completes each of our entries once, and a slot is emptied by its last completion");
         let (result, buffer) = match work {
             Work::Append(mut append) => {
-                let half = if user_data & 1 == 0 { &mut append.written } else { &mut append.synced };
-                *half = Some(result);
+                append.answered(user_data & 1 == 1, result);
                 match append.outcome() {
                     Some(outcome) => {
-                        self.append_time = (7 * self.append_time + append.since.elapsed()) / 8;
+                        let time = append.since.elapsed();
+                        self.append_time = (7 * self.append_time + time) / 8;
+                        if append.buffer.len() <= APPEND_SYNCED_BYTES_MAX {
+                            self.ways.note(append.way, time);
+                        }
                         (outcome, Some(append.buffer))
                     }
                     None => {

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags, fcntl_setfl};
 use super::*;
 use crate::engine::wal::SegmentDir;
 use crate::ids::StoreId;
-use crate::limits::{WAL_BLOCK_BYTES, WAL_SEGMENT_BYTES_MIN, WAL_WRITE_BYTES_MAX};
+use crate::limits::{APPEND_TRIAL_EVERY_MIN, WAL_BLOCK_BYTES, WAL_SEGMENT_BYTES_MIN, WAL_WRITE_BYTES_MAX};
 
 const SEGMENT_BYTES: u64 = WAL_SEGMENT_BYTES_MIN + WAL_BLOCK_BYTES as u64;
 
@@ -263,7 +263,17 @@ fn durable_means_all_written_and_synced() {
     let file = Rc::new(File::open("/dev/null").expect("/dev/null can be read"));
     let outcome = |written, synced| {
         let (buffer, since) = (AlignedBuffer::zeroed(WAL_BLOCK_BYTES), Instant::now());
-        Append { file: file.clone(), epoch: SegmentEpoch(1), offset: 0, buffer, since, written, synced }.outcome()
+        Append {
+            file: file.clone(),
+            epoch: SegmentEpoch(1),
+            offset: 0,
+            buffer,
+            way: Way::LinkedSync,
+            since,
+            written,
+            synced,
+        }
+        .outcome()
     };
     for unfinished in [(None, None), (Some(ALL), None), (None, Some(0)), (Some(EIO), None)] {
         assert_eq!(outcome(unfinished.0, unfinished.1), None, "{unfinished:?}");
@@ -377,5 +387,39 @@ fn the_end_of_a_small_append_can_be_waited_for_and_needs_no_alarm_then() {
         assert!(bench.disk.arm());
         let id = bench.submit(write(2 * WAL_BLOCK_BYTES, WAL_BLOCK_BYTES));
         assert_eq!(bench.wait_for(id).await.result, Ok(()), "armed, the alarm tells");
+    });
+}
+
+#[test]
+fn both_ways_of_an_append_are_durable_and_their_failures_are_told() {
+    on_executor(|| async {
+        let data = tempfile::tempdir().expect("a directory");
+        let mut directory = log_directory(data.path());
+        let mut bench = Bench::new(&directory);
+        let epoch = SegmentEpoch(1);
+        bench.make(epoch, None, SEGMENT_BYTES).await;
+        let mut expected = vec![0; SEGMENT_BYTES as usize];
+        // Enough for trials of the other way.
+        for number in 0..2 * u64::from(APPEND_TRIAL_EVERY_MIN) {
+            let (offset, buffer) = (number * WAL_BLOCK_BYTES as u64, filled(WAL_BLOCK_BYTES, number as u8 | 1));
+            expected[offset as usize..][..buffer.len()].copy_from_slice(&buffer);
+            bench.succeed(DiskAction::Write { epoch, offset, buffer }).await;
+        }
+        assert_eq!(contents(&mut directory, epoch, SEGMENT_BYTES), expected);
+        let file = Rc::new(File::open("/dev/null").expect("/dev/null can be read"));
+        for way in [Way::LinkedSync, Way::SyncedWrite] {
+            let buffer = AlignedBuffer::zeroed(WAL_BLOCK_BYTES);
+            let (file, since, answers) = (file.clone(), Instant::now(), [-5, 512]);
+            let mut append = Append { file, epoch, offset: 0, buffer, way, since, written: None, synced: None };
+            for answer in answers {
+                assert_eq!(append.missing(), if way == Way::LinkedSync { 2 } else { 1 });
+                append.answered(false, answer);
+                if way == Way::LinkedSync {
+                    append.answered(true, -125);
+                }
+                assert!(matches!(append.outcome(), Some(Err(_))), "{way:?}: {answer}");
+                (append.written, append.synced) = (None, None);
+            }
+        }
     });
 }

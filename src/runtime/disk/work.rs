@@ -23,7 +23,9 @@ use std::time::Instant;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{opcode, types};
 use rustix::fs::{OFlags, RenameFlags};
+use rustix::io::ReadWriteFlags;
 
+use super::ways::Way;
 use crate::engine::input::DiskError;
 use crate::engine::wal::{AlignedBuffer, segment_file_name, unfinished_file_name};
 use crate::ids::SegmentEpoch;
@@ -49,6 +51,8 @@ pub(super) struct Append {
     pub(super) epoch: SegmentEpoch,
     pub(super) offset: u64,
     pub(super) buffer: AlignedBuffer,
+    /// How it is made durable.
+    pub(super) way: Way,
     /// When it was handed to the kernel.
     pub(super) since: Instant,
     pub(super) written: Option<i32>,
@@ -56,14 +60,34 @@ pub(super) struct Append {
 }
 
 impl Append {
-    /// The write and, linked behind it, the sync: the kernel cancels the sync if the write fails or is short.
-    pub(super) fn entries(&self) -> [Entry; 2] {
+    /// The write and, unless it syncs by itself, linked behind it the sync: the kernel cancels the sync if the write fails or is short.
+    pub(super) fn entries(&self) -> (Entry, Option<Entry>) {
         let fd = types::Fd(self.file.as_raw_fd());
-        let len = self.buffer.len() as u32;
-        [
-            opcode::Write::new(fd, self.buffer.as_ptr(), len).offset(self.offset).build().flags(Flags::IO_LINK),
-            opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
-        ]
+        let write = opcode::Write::new(fd, self.buffer.as_ptr(), self.buffer.len() as u32).offset(self.offset);
+        match self.way {
+            Way::SyncedWrite => (write.rw_flags(ReadWriteFlags::DSYNC.bits() as i32).build(), None),
+            Way::LinkedSync => {
+                let sync = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build();
+                (write.build().flags(Flags::IO_LINK), Some(sync))
+            }
+        }
+    }
+
+    /// Answers that are still to come.
+    pub(super) fn missing(&self) -> usize {
+        match self.way {
+            Way::SyncedWrite => usize::from(self.written.is_none()),
+            Way::LinkedSync => usize::from(self.written.is_none()) + usize::from(self.synced.is_none()),
+        }
+    }
+
+    /// Takes the answer to the write or to the sync. A write that syncs by itself answers for both.
+    pub(super) fn answered(&mut self, is_sync: bool, result: i32) {
+        match (is_sync, self.way) {
+            (true, _) => self.synced = Some(result),
+            (false, Way::LinkedSync) => self.written = Some(result),
+            (false, Way::SyncedWrite) => (self.written, self.synced) = (Some(result), Some(0)),
+        }
     }
 
     /// How it ended, once both answers are there (W5): durable only if all was written *and* the sync succeeded.
