@@ -77,8 +77,10 @@ pub(super) fn recover(
     for (shard, range) in own_shards(config) {
         let kept = survey.end().get(&shard).map_or(Kept::default(), |group| group.kept);
         let base = base.get(&shard).copied().unwrap_or_default();
-        recovering
-            .insert(shard, Recovering::begin(config, pool, dir.checkpoints(), shard, range, kept, base, progress)?);
+        let setup = || Machine::setup(range, &config.map, config.secret, config.page_keys_max, pool);
+        let wanted = Wanted { range, setup: (shard != ShardId::META).then(setup) };
+        let replica = Recovering::begin(config, dir.checkpoints(), shard, wanted, kept, base, progress)?;
+        recovering.insert(shard, replica);
     }
     let log = replay(config, dir, survey, &mut recovering, progress)?;
     let numbers = log.groups.values().flat_map(|group| group.kept.iter().map(|one| one.number).collect::<Vec<_>>());
@@ -173,18 +175,15 @@ impl Recovering {
     /// oldest record of the log.
     fn begin(
         config: &StoreConfig,
-        pool: &Pool,
         dir: &mut dyn CheckpointDir,
         shard: ShardId,
-        range: (KeyHash, KeyHash),
+        wanted: Wanted,
         kept: Kept,
         base: GroupState,
         progress: &mut dyn FnMut(Opening),
     ) -> Result<Recovering, OpenError> {
         let store = WalIdentity { cluster: config.cluster, node: config.node, store: config.store };
-        let setup = || Machine::setup(range, &config.map, config.secret, config.page_keys_max, pool);
-        let setup = (shard != ShardId::META).then(setup);
-        let wanted = Wanted { range, setup: setup.clone() };
+        let range = wanted.range;
         let mut rejected = Vec::new();
         for reference in kept.iter() {
             let file = CheckpointFile { shard, number: reference.number };
@@ -202,7 +201,7 @@ impl Recovering {
             let why = rejected.iter().map(|(_, error)| format!("; {error}")).collect();
             return Err(OpenError::NoCheckpoint(shard, base.last_index, why));
         }
-        Ok(Recovering::started(Machine::new(shard, setup), range, shard, None, rejected))
+        Ok(Recovering::started(Machine::new(shard, wanted.setup), range, shard, None, rejected))
     }
 
     fn started(

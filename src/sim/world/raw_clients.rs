@@ -30,7 +30,7 @@ impl RawClient {
                 (scan.piece, scan.applied_index) = (scan.piece + 1, reply.applied_index);
             }
             (Reply::Scan(_) | Reply::Error { code: ErrorCode::ScanLost | ErrorCode::Overloaded, .. }, scan) => {
-                *scan = None
+                *scan = None;
             }
             _ => {}
         }

@@ -81,7 +81,7 @@ pub(crate) mod tests {
             let key = number.to_le_bytes();
             let quarter = KeyHash::of(0, &key).0 >> 62;
             let place = owners.of_key(&key);
-            assert_eq!(place, usize::from(quarter % 2 == 0));
+            assert_eq!(place, usize::from(quarter.is_multiple_of(2)));
             keys[place] += 1;
         }
         assert!(keys.iter().all(|&count| count > 400), "{keys:?}");

@@ -84,7 +84,7 @@ fn requests() -> Vec<Message> {
         message("close-session", |e, out| e.close_session(out, 8, &credentials(), Sequence(9))),
         message("resolve", |e, out| e.resolve(out, 9, &stamp(), None)),
         message("scan", |e, out| {
-            e.scan(out, 11, &ScanRequest { shard: ShardId(1), scan: 7, piece: 2, applied_index: Index(7) })
+            e.scan(out, 11, &ScanRequest { shard: ShardId(1), scan: 7, piece: 2, applied_index: Index(7) });
         }),
         message("resolve-keys", |e, out| e.resolve(out, 9, &stamp(), Some(&few))),
     ]
