@@ -5,7 +5,7 @@
 //! **Counters** are looked up all over their memory, so on pages of 4 KiB nearly every access also misses the processor's cache
 //! of addresses. So a store's pool maps its memory by itself, aligned to huge pages of 2 MiB, and asks for those (`MADV_HUGEPAGE`):
 //! then whoever set the kernel to "madvise", which is the usual default, gets them. Where the kernel has none left it gives
-//! small ones, and nothing changes but the speed. Addresses are mapped [`RESERVE_BYTES`] at a time, which costs nothing until
+//! small ones, and nothing changes but the speed. Addresses are mapped `RESERVE_BYTES` at a time, which costs nothing until
 //! they are touched; the pool gets them in regions that begin small and grow with it, since all of a region counts as used.
 
 use std::path::{Path, PathBuf};

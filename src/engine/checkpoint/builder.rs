@@ -1,4 +1,4 @@
-//! Making a checkpoint, a piece at a time. Each call of [`Builder::step`] is between two entries, so a piece is of one moment.
+//! Making a checkpoint, a piece at a time. Each call of `Builder::step` is between two entries, so a piece is of one moment.
 
 use std::collections::VecDeque;
 
