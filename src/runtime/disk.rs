@@ -1,10 +1,11 @@
-//! Performs a store's disk operations, those of its log and those on the files of its checkpoints, without ever blocking the executor.
+//! Performs a store's disk operations, those of its log and those on the files of its checkpoints, without blocking the executor
+//! (but for [`Disk::wait`], briefly and on request).
 //!
 //! A store's [`Disk`] is an io_uring of its own beside glommio's, because glommio cannot link entries, and the
 //! linked pair *write, then sync the data* is what a durable append is made of: one system call, both parts on their
-//! way at once, in order. `O_DSYNC` would be one entry instead of two, but then the kernel finishes the write in a
-//! work queue of the very core that this store keeps busy, and waits for a scheduler tick (4 ms) to get there.
-//! `benches/raw.rs` measures all this.
+//! way at once, in order. A write that syncs by itself is one entry instead of two, but then the kernel finishes it in a
+//! work queue of the very core that this store may keep busy, and waits for a scheduler tick (4 ms) to get there. So that is
+//! used for small appends only, and only as long as it proves faster (`ways`). `benches/raw.rs` measures all this.
 //!
 //! # How a driver uses it
 //!

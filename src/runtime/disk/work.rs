@@ -1,6 +1,6 @@
 //! What the kernel is asked for one disk operation, and what its answer means. No I/O happens here.
 //!
-//! A log write is two linked entries. Everything else is a chain of single [`Step`]s; each step owns all the memory
+//! A log write is two linked entries, or one that syncs by itself. Everything else is a chain of single [`Step`]s; each step owns all the memory
 //! its entry points to, and turns the kernel's answer into the next step or the end:
 //!
 //! ```text
