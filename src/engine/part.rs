@@ -48,6 +48,12 @@ impl PackedKeys {
         self.ends.len()
     }
 
+    /// Bytes of the keys and of their ends.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        self.bytes.len() + size_of_val(self.ends.as_slice())
+    }
+
     /// Whether there is no key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -158,7 +164,7 @@ impl PartReply {
             PartAnswer::Incremented { values, .. } => size_of_val(values.as_slice()),
             PartAnswer::Counts { counts, .. } => size_of_val(counts.as_slice()),
             PartAnswer::Top { keys, counts, .. } | PartAnswer::Scanned(ScanReply { keys, counts, .. }) => {
-                keys.bytes.len() + size_of_val(keys.ends.as_slice()) + size_of_val(counts.as_slice())
+                keys.size_bytes() + size_of_val(counts.as_slice())
             }
             _ => 0,
         }

@@ -335,7 +335,7 @@ impl Replica {
         let mut scanned = Scanned::Partly;
         for _ in 0..SCAN_PAGES_MAX {
             scanned = shard.counters.scan_page(&mut keys, &mut counts);
-            let bytes = keys.bytes.len() + size_of_val(keys.ends.as_slice()) + size_of_val(counts.as_slice());
+            let bytes = keys.size_bytes() + size_of_val(counts.as_slice());
             if scanned != Scanned::Partly || bytes >= SCAN_PIECE_BYTES {
                 break;
             }

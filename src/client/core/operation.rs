@@ -199,10 +199,9 @@ pub(super) fn outcome_bytes(batch: &Batch, want_values: bool) -> usize {
 
 /// What an operation takes in memory, about.
 pub(super) fn bytes(op: &Op) -> usize {
-    let packed = |keys: &PackedKeys| keys.bytes.len() + size_of_val(keys.ends.as_slice());
     let content = match op {
-        Op::Increment { batch, .. } => packed(batch.keys()) + size_of_val(batch.deltas()),
-        Op::Get { keys } | Op::Resolve { keys: Some(keys), .. } => packed(keys),
+        Op::Increment { batch, .. } => batch.keys().size_bytes() + size_of_val(batch.deltas()),
+        Op::Get { keys } | Op::Resolve { keys: Some(keys), .. } => keys.size_bytes(),
         Op::Open { name } => name.len(),
         _ => 0,
     };
