@@ -161,8 +161,13 @@ pub const APPEND_TRIAL_LENGTH: u32 = 16;
 pub const APPEND_WAIT_MICROS_MAX: u64 = 1_000;
 /// The longest log write that is waited for so.
 pub const APPEND_WAIT_BYTES_MAX: usize = 4_096;
+/// How long of that it looks again and again, giving way to others each time, before it sleeps: to be woken takes a virtual
+/// machine longer than a fast disk takes to write. Disks that mostly take longer are waited for asleep.
+pub const APPEND_SPIN_MICROS_MAX: u64 = 250;
 /// How long such a store waits for that client's next request at most, and sees nothing else.
 pub const SOLE_CLIENT_WAIT_MICROS_MAX: u64 = 200;
+/// How long of that it looks again and again.
+pub const SOLE_CLIENT_SPIN_MICROS_MAX: u64 = 100;
 /// After how long of this the store looks for others while it writes, and after twice that in any case.
 pub const SOLE_CLIENT_TURNS_MICROS: u64 = 500;
 /// How long nobody else must have asked a store for anything before it is taken to have only one client. Whoever asks less

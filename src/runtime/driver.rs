@@ -121,8 +121,8 @@ impl Driver {
         }
     }
 
-    /// While one client has the store to itself, waits for its next request and for the write that it causes by a system
-    /// call each. To go to sleep by the executor and to be woken takes about as long as such a write.
+    /// While one client has the store to itself, waits for its next request and for the write that it causes without the
+    /// executor, and at first without sleeping. To go to sleep by the executor and to be woken takes as long as such a write, or longer.
     ///
     /// Nobody else is seen meanwhile. So each wait is short, and now and then the executor looks around: while a write is
     /// under way, if there is one, for then that takes nobody's time.

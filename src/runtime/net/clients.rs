@@ -18,8 +18,9 @@ use crate::engine::gateway::{ConnectionId, Gateway, ReplyFrame};
 use crate::error::ErrorCode;
 use crate::ids::Micros;
 use crate::limits::{
-    LINGER_MICROS_MAX, LINGERING_CONNECTIONS_MAX, OVERDUE_GRACE_MICROS, REQUEST_BYTES_MAX, SOLE_CLIENT_WAIT_MICROS_MAX,
-    STORE_REPLY_BYTES_MAX, TURN_BYTES_MAX, TURN_INPUTS_MAX, TURN_OVERDUE_MAX, VISIT_BYTES_MAX, VISIT_INPUTS_MAX,
+    LINGER_MICROS_MAX, LINGERING_CONNECTIONS_MAX, OVERDUE_GRACE_MICROS, REQUEST_BYTES_MAX, SOLE_CLIENT_SPIN_MICROS_MAX,
+    SOLE_CLIENT_WAIT_MICROS_MAX, STORE_REPLY_BYTES_MAX, TURN_BYTES_MAX, TURN_INPUTS_MAX, TURN_OVERDUE_MAX,
+    VISIT_BYTES_MAX, VISIT_INPUTS_MAX,
 };
 use crate::runtime::config::ClientLimits;
 use crate::runtime::executors::cede;
@@ -189,9 +190,11 @@ impl Clients {
 
     /// Waits for the next request on a connection, up to [`SOLE_CLIENT_WAIT_MICROS_MAX`], and rings if there is one. Sees nothing else.
     pub fn await_request(&mut self, id: ConnectionId) {
+        const SPIN: Duration = Duration::from_micros(SOLE_CLIENT_SPIN_MICROS_MAX);
+        const SLEEP: Duration = Duration::from_micros(SOLE_CLIENT_WAIT_MICROS_MAX - SOLE_CLIENT_SPIN_MICROS_MAX);
         let Some(connection) = connection_mut(&mut self.slots, id) else { return };
         let may_receive = self.receiving && connection.state == State::Open && !connection.throttled;
-        if may_receive && connection.await_bytes(SOLE_CLIENT_WAIT_MICROS_MAX) {
+        if may_receive && connection.await_bytes(SPIN, SLEEP) {
             self.inbox.ring(Source::Connection(id));
         }
     }

@@ -5,6 +5,7 @@ use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
@@ -164,11 +165,22 @@ impl Connection {
         &mut self.replies
     }
 
-    /// Blocks until there is something to receive, for so long at most. Whether there is.
-    pub(super) fn await_bytes(&mut self, micros: u64) -> bool {
-        let timeout = Timespec { tv_sec: 0, tv_nsec: micros as i64 * 1_000 };
-        let mut polled = [PollFd::from_borrowed_fd(socket(&self.stream), PollFlags::IN)];
-        self.has_bytes = matches!(poll(&mut polled, Some(&timeout)), Ok(1..));
+    /// Waits until there is something to receive: at first looking again and again, then asleep. Whether there is.
+    pub(super) fn await_bytes(&mut self, spin: Duration, sleep: Duration) -> bool {
+        let begun = Instant::now();
+        self.has_bytes = loop {
+            let is_spinning = begun.elapsed() < spin;
+            let patience = if is_spinning { Duration::ZERO } else { sleep };
+            let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(patience.subsec_nanos()) };
+            let mut polled = [PollFd::from_borrowed_fd(socket(&self.stream), PollFlags::IN)];
+            if matches!(poll(&mut polled, Some(&timeout)), Ok(1..)) {
+                break true;
+            }
+            if !is_spinning {
+                break false;
+            }
+            std::thread::yield_now();
+        };
         self.has_bytes
     }
 
