@@ -46,6 +46,8 @@ pub const OVERDUE_GRACE_MICROS: u64 = 20_000;
 pub const TURN_OVERDUE_MAX: usize = 512;
 /// Bytes received from a connection by one system call, at most.
 pub const CONNECTION_RECEIVE_BYTES: usize = 64 << 10;
+/// Bytes of replies sent to a connection before others have their turn.
+pub const CONNECTION_SEND_BYTES_MAX: usize = 256 << 10;
 /// Capacity of a connection's reply queue that is kept while the queue is empty.
 pub const CONNECTION_REPLY_BYTES_KEPT: usize = 4 << 10;
 /// Bytes of replies queued to all connections of a store; the connection whose reply exceeds it is cut off.
@@ -138,6 +140,12 @@ pub const TURN_BYTES_MAX: usize = 1 << 20;
 pub const VISIT_INPUTS_MAX: usize = 16;
 /// The same in bytes, give or take one request.
 pub const VISIT_BYTES_MAX: usize = 256 << 10;
+/// How long a turn lasts, give or take one visit, before connections that have had their share wait for the next one.
+pub const TURN_MICROS_MAX: u64 = 200;
+/// After a turn with long reads, for how many times as long a store does other things before the next.
+pub const LONG_READ_PAUSE: u64 = 3;
+/// For how long after a client asked for little others give way to it.
+pub const MODEST_MICROS: u64 = 20_000;
 /// Keys that TopK reads ask of a store in one turn, give or take one read: others must not wait long behind them.
 pub const TURN_LONG_READ_KEYS_MAX: usize = 4_096;
 /// Table pages that a TopK read visits in one turn, if it has to walk the table.

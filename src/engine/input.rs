@@ -10,7 +10,7 @@ use crate::ids::SessionId;
 pub enum Input {
     /// Time has passed: the deadline asked for by the last output, or any other moment.
     Tick,
-    /// The shell begins a new turn: work that was put off for the sake of everybody else goes on, by a bounded piece.
+    /// Reads that may take long, and were put off for the sake of everybody else, go on by a bounded piece.
     Turn,
     /// The effects of the turn are on their way: there is time for a bounded piece of work that nobody waits for.
     Spare,

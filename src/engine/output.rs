@@ -34,7 +34,7 @@ pub struct Output {
     pub replies: Vec<PartReply>,
     /// The meta shard, which lives here, has expired sessions up to this one: every store is to be told.
     pub session_mark: Option<SessionId>,
-    /// Whether work was put off: the next turn is wanted soon.
+    /// Whether work other than long reads was put off: the next turn is wanted soon.
     pub turn_wanted: bool,
     /// When to step with `Tick` at the latest, if nothing else happens.
     pub deadline: Option<Micros>,

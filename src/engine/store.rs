@@ -224,7 +224,7 @@ impl Store {
         self.keeper.take_ops(self.now, &mut output.checkpoint);
         self.keeper.take_notices(&mut output.notices);
         let keeps = !self.draining;
-        output.turn_wanted = !self.long_reads.is_empty() || (keeps && self.keeper.wants_turn());
+        output.turn_wanted = keeps && self.keeper.wants_turn();
         let deadlines = [self.wal.deadline(), self.log_time_deadline, self.keeper.deadline(self.now).filter(|_| keeps)];
         let scans = self.scanning.iter().filter_map(|&place| self.replicas[place].scan_deadline());
         output.deadline = deadlines.into_iter().flatten().chain(scans).min();
@@ -234,6 +234,12 @@ impl Store {
             output.latched = Some(why.to_string());
         }
         output
+    }
+
+    /// Whether reads that may take long wait for [`Input::Turn`].
+    #[must_use]
+    pub fn has_reads_waiting(&self) -> bool {
+        !self.long_reads.is_empty()
     }
 
     /// Whether every shard here can be written and read.

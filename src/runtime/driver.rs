@@ -19,12 +19,13 @@ use super::lifecycle::{Lifecycle, Phase};
 use super::logs;
 use super::mesh::{Mesh, Message};
 use super::net::{Allowance, Clients, accept_clients};
+use super::pace::Pace;
 use super::server::Event;
 use crate::engine::checkpoint::{FileDone, Notice};
 use crate::engine::gateway::{ConnectionId, Gateway};
 use crate::engine::input::{DiskDone, Input};
 use crate::engine::output::Output;
-use crate::engine::part::{PartAnswer, PartReply, PartRequest};
+use crate::engine::part::{PartAnswer, PartBody, PartReply, PartRequest};
 use crate::engine::store::Store;
 use crate::error::ErrorCode;
 use crate::ids::{Micros, StoreId};
@@ -69,6 +70,7 @@ struct Progress {
     heartbeat_micros: u64,
     disk_done: Vec<DiskDone>,
     askers: Askers,
+    pace: Pace,
     files_done: Vec<FileDone>,
     accepting: Option<Task<()>>,
     reported_ready: bool,
@@ -166,7 +168,19 @@ impl Driver {
         }
         while allowance.is_left() {
             let Some(source) = self.inbox.next() else { break };
+            match source {
+                Source::Connection(id) if self.clients.put_off(now, id) => {}
+                source => self.look_at(now, source, &mut allowance, progress),
+            }
+        }
+        // Never none of them, whatever the others want.
+        allowance = allowance.or_a_share();
+        let turn_ends = progress.pace.turn_ends(now);
+        while let Some(source) = self.inbox.next_patient() {
             self.look_at(now, source, &mut allowance, progress);
+            if !allowance.is_left() || turn_ends.is_some_and(|end| self.clock.now() >= end) {
+                break;
+            }
         }
         if progress.store_deadline.is_some_and(|deadline| deadline <= now) {
             self.store.step(now, Input::Tick);
@@ -177,15 +191,16 @@ impl Driver {
         if self.clients.deadline().is_some_and(|deadline| deadline <= now) {
             self.clients.end_overdue(now, &mut self.gateway);
         }
-        self.settle(now, progress);
+        let has_read = self.settle(now, progress);
         self.clients.flush(now, &mut self.gateway);
         self.use_spare_time(now, progress);
+        let reads_from = self.when_to_read(now, has_read, progress);
         progress.heartbeat_micros = match found_something {
             true => HEARTBEAT_MICROS_MIN,
             false => (progress.heartbeat_micros * 2).min(HEARTBEAT_MICROS_MAX),
         };
         let heartbeat = now.plus(progress.heartbeat_micros);
-        let deadlines = [progress.store_deadline, progress.gateway_deadline, self.clients.deadline()];
+        let deadlines = [progress.store_deadline, progress.gateway_deadline, self.clients.deadline(), reads_from];
         progress.alarm.set(now, deadlines.into_iter().flatten().fold(heartbeat, Micros::min));
         self.report(progress);
     }
@@ -195,10 +210,12 @@ impl Driver {
         match source {
             Source::Accepted(stream) => self.clients.admit(now, stream),
             Source::Connection(id) => {
-                let before = *allowance;
-                self.clients.visit(now, id, &mut self.gateway, allowance);
-                if *allowance != before {
+                let visit = self.clients.visit(now, id, &mut self.gateway, allowance);
+                if visit.asked {
                     progress.askers.note(now, Asker::Client(id));
+                }
+                if visit.is_modest {
+                    progress.pace.note_modest(now);
                 }
             }
             Source::Neighbour(from) => {
@@ -209,6 +226,9 @@ impl Driver {
                     match message {
                         Message::Request(part) => {
                             progress.askers.note(now, Asker::Neighbour(from));
+                            if !matches!(part.body, PartBody::TopK { .. } | PartBody::Scan(_)) {
+                                progress.pace.note_modest(now);
+                            }
                             self.store.step(now, Input::Part(part));
                         }
                         Message::Reply(reply) => self.gateway.answer(reply),
@@ -231,9 +251,10 @@ impl Driver {
     /// further parts) are the next round's work; each round finishes parts of requests that are in flight, so there
     /// are not many.
     ///
-    /// What the store has put off goes on once a turn, as soon as the parts are with it.
-    fn settle(&mut self, now: Micros, progress: &mut Progress) {
-        let mut begins = true;
+    /// Long reads go on once a turn, as soon as the parts are with the store. Returns whether there were any.
+    fn settle(&mut self, now: Micros, progress: &mut Progress) -> bool {
+        let may_read = now >= progress.pace.reads_from();
+        let (mut begins, mut has_read) = (true, false);
         loop {
             let mut asked = self.gateway.take_output();
             progress.gateway_deadline = asked.deadline;
@@ -246,7 +267,8 @@ impl Driver {
                     for_neighbours.push((store, part));
                 }
             }
-            if std::mem::take(&mut begins) {
+            if std::mem::take(&mut begins) && may_read {
+                has_read = self.store.has_reads_waiting();
                 self.store.step(now, Input::Turn);
             }
             let output = self.store.take_output();
@@ -255,7 +277,7 @@ impl Driver {
                 if output.turn_wanted {
                     self.inbox.ring(Source::Turn);
                 }
-                return;
+                return has_read;
             }
             self.perform(now, output, for_neighbours, progress);
             self.clients.queue(&asked.bytes, &asked.frames);
@@ -312,6 +334,22 @@ impl Driver {
             self.inbox.ring(Source::Turn);
         }
         self.perform(now, output, Vec::new(), progress);
+    }
+
+    /// At the end of a turn: when those of the long reads that still wait go on.
+    fn when_to_read(&self, began: Micros, has_read: bool, progress: &mut Progress) -> Option<Micros> {
+        let now = self.clock.now();
+        if has_read {
+            progress.pace.has_read(began, now);
+        }
+        let reads_from = progress.pace.reads_from();
+        if !self.store.has_reads_waiting() {
+            return None;
+        }
+        if reads_from <= now {
+            self.inbox.ring(Source::Turn);
+        }
+        Some(reads_from)
     }
 
     fn tell_of_checkpoint(&self, notice: &Notice) {

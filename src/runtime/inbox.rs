@@ -38,6 +38,8 @@ pub enum Source {
 #[derive(Debug, Default)]
 pub struct Inbox {
     ready: RefCell<VecDeque<Source>>,
+    /// What comes after all that is ready.
+    patient: RefCell<VecDeque<Source>>,
     driver: RefCell<Option<Waker>>,
 }
 
@@ -50,15 +52,28 @@ impl Inbox {
         }
     }
 
-    /// The next source to look at.
+    /// Tells the driver to look at a source once more, after all others: it has had its share.
+    pub fn ring_patiently(&self, source: Source) {
+        self.patient.borrow_mut().push_back(source);
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
+        }
+    }
+
+    /// The next source to look at, of those that are not patient.
     pub fn next(&self) -> Option<Source> {
         self.ready.borrow_mut().pop_front()
     }
 
-    /// Whether there is none.
+    /// The next of the patient ones.
+    pub fn next_patient(&self) -> Option<Source> {
+        self.patient.borrow_mut().pop_front()
+    }
+
+    /// Whether there is neither.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.ready.borrow().is_empty()
+        self.ready.borrow().is_empty() && self.patient.borrow().is_empty()
     }
 
     /// Waits until a source is ready or the alarm rings. Only the driver waits.

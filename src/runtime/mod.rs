@@ -42,5 +42,6 @@ pub mod mesh;
 pub mod net;
 pub mod node;
 mod opening_log;
+mod pace;
 pub mod segment_dir;
 pub mod server;

@@ -32,7 +32,7 @@ use crate::wire::client::{
     AttachReply, Encoder, GetReply, Hello, IncrementReply, IncrementRequest, Keys, PROTOCOL_VERSION, Part, Request,
     ResolveReply, ScanRequest, Status, Welcome, decode_request,
 };
-use crate::wire::frame::Frame;
+use crate::wire::frame::{Frame, Kind};
 use answer::{Answer, Refused, merge};
 use split::Split;
 
@@ -83,6 +83,8 @@ pub struct Taken {
     pub held: usize,
     /// Whether the connection is to be closed: nothing more is to be taken from it.
     pub close: bool,
+    /// Whether it asks for one of the reads that may take long, and that stores do in turns of their own.
+    pub is_long: bool,
 }
 
 /// What a gateway wants done.
@@ -182,7 +184,12 @@ impl Gateway {
         let (frames, in_flight_bytes) = (self.output.frames.len(), self.in_flight_bytes);
         let answer_bytes = self.take(now, connection, frame);
         let close = self.output.frames[frames..].iter().any(|frame| frame.close);
-        Taken { bytes: frame.payload.len() + answer_bytes, held: self.in_flight_bytes - in_flight_bytes, close }
+        Taken {
+            bytes: frame.payload.len() + answer_bytes,
+            held: self.in_flight_bytes - in_flight_bytes,
+            close,
+            is_long: [Kind::TopK, Kind::Scan].iter().any(|&long| frame.kind == long as u8),
+        }
     }
 
     /// Returns how large an answer may become this turn. Those to TopK and scans take turns of their own.

@@ -18,9 +18,9 @@ use crate::engine::gateway::{ConnectionId, Gateway, ReplyFrame};
 use crate::error::ErrorCode;
 use crate::ids::Micros;
 use crate::limits::{
-    LINGER_MICROS_MAX, LINGERING_CONNECTIONS_MAX, OVERDUE_GRACE_MICROS, REQUEST_BYTES_MAX, SOLE_CLIENT_SPIN_MICROS_MAX,
-    SOLE_CLIENT_WAIT_MICROS_MAX, STORE_REPLY_BYTES_MAX, TURN_BYTES_MAX, TURN_INPUTS_MAX, TURN_OVERDUE_MAX,
-    VISIT_BYTES_MAX, VISIT_INPUTS_MAX,
+    LINGER_MICROS_MAX, LINGERING_CONNECTIONS_MAX, MODEST_MICROS, OVERDUE_GRACE_MICROS, REQUEST_BYTES_MAX,
+    SOLE_CLIENT_SPIN_MICROS_MAX, SOLE_CLIENT_WAIT_MICROS_MAX, STORE_REPLY_BYTES_MAX, TURN_BYTES_MAX, TURN_INPUTS_MAX,
+    TURN_OVERDUE_MAX, VISIT_BYTES_MAX, VISIT_INPUTS_MAX,
 };
 use crate::runtime::config::ClientLimits;
 use crate::runtime::executors::cede;
@@ -48,6 +48,12 @@ impl Allowance {
         self.inputs > 0 && self.bytes > 0
     }
 
+    /// As much as is left, and a visit's share at least.
+    #[must_use]
+    pub fn or_a_share(self) -> Allowance {
+        Allowance { inputs: self.inputs.max(VISIT_INPUTS_MAX), bytes: self.bytes.max(VISIT_BYTES_MAX) }
+    }
+
     /// What one connection may take of it before others have their turn.
     fn share(self) -> Allowance {
         Allowance { inputs: self.inputs.min(VISIT_INPUTS_MAX), bytes: self.bytes.min(VISIT_BYTES_MAX) }
@@ -64,6 +70,15 @@ impl Allowance {
         self.inputs = self.inputs.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(bytes);
     }
+}
+
+/// What came of a visit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Visit {
+    /// Whether a request was taken.
+    pub asked: bool,
+    /// Whether that was little: no long reads, and no more than the connection's share of a turn.
+    pub is_modest: bool,
 }
 
 /// The connections of one store.
@@ -152,17 +167,20 @@ impl Clients {
         look_in_time(&mut self.looks, &self.limits, id, connection);
     }
 
-    /// Looks at a connection whose bell rang: sends what waits, receives, and hands requests to the gateway.
-    pub fn visit(&mut self, now: Micros, id: ConnectionId, gateway: &mut Gateway, allowance: &mut Allowance) {
-        let Some(connection) = connection_mut(&mut self.slots, id) else { return };
+    /// Looks at a connection whose bell rang: sends what waits, receives, and hands requests to the gateway. A connection with
+    /// more to do than its share rings again, patiently.
+    pub fn visit(&mut self, now: Micros, id: ConnectionId, gateway: &mut Gateway, allowance: &mut Allowance) -> Visit {
+        let Some(connection) = connection_mut(&mut self.slots, id) else { return Visit::default() };
         let before = connection.reply_bytes();
-        connection.send(now);
+        let all_sent = connection.send(now);
         connection.throttled = false;
+        connection.is_patient = false;
         let share = allowance.share();
         let mut left = share;
+        let mut visit = Visit::default();
         if connection.state == State::Open {
             let mut decoder = self.reception.resume(mem::take(&mut connection.unfinished));
-            match take_requests(now, id, connection, &mut decoder, self.receiving, gateway, &mut left) {
+            match take_requests(now, id, connection, &mut decoder, self.receiving, gateway, &mut left, &mut visit) {
                 Ok(()) if connection.state == State::Open => connection.unfinished = self.reception.suspend(decoder),
                 Ok(()) => drop(decoder),
                 // A decoder that failed stays failed: it may not read for anybody else.
@@ -174,9 +192,13 @@ impl Clients {
             }
         }
         allowance.settle(share, left);
-        if connection.state == State::Open && !connection.throttled && !left.is_left() {
-            // There may be more; it is looked at again behind the others.
-            self.inbox.ring(Source::Connection(id));
+        let may_ask_more = connection.state == State::Open && !connection.throttled && !left.is_left();
+        if may_ask_more || !all_sent {
+            ring_patiently(&self.inbox, id, connection);
+            visit.is_modest = false;
+        }
+        if visit.asked && !visit.is_modest {
+            connection.greedy_until = now.plus(MODEST_MICROS);
         }
         self.reply_bytes = self.reply_bytes - before + connection.reply_bytes();
         self.half_frames.note(id, connection.unfinished_since(), &connection.unfinished);
@@ -186,6 +208,17 @@ impl Clients {
             let text = "the store holds too many bytes of unfinished frames, and yours is the oldest; try again later";
             self.close(oldest, ErrorCode::Overloaded, text, gateway);
         }
+        visit
+    }
+
+    /// Puts a connection whose bell rang behind all others, if it asked for much a moment ago. False if it did not.
+    pub fn put_off(&mut self, now: Micros, id: ConnectionId) -> bool {
+        let Some(connection) = connection_mut(&mut self.slots, id) else { return false };
+        let is_greedy = now < connection.greedy_until;
+        if is_greedy {
+            ring_patiently(&self.inbox, id, connection);
+        }
+        is_greedy
     }
 
     /// Waits for the next request on a connection, up to [`SOLE_CLIENT_WAIT_MICROS_MAX`], and rings if there is one. Sees nothing else.
@@ -282,7 +315,9 @@ impl Clients {
             let Some(connection) = connection_mut(&mut self.slots, id) else { continue };
             connection.dirty = false;
             let before = connection.reply_bytes();
-            connection.send(now);
+            if !connection.send(now) {
+                ring_patiently(&self.inbox, id, connection);
+            }
             self.reply_bytes -= before - connection.reply_bytes();
             if connection.is_over() {
                 self.end(id, gateway);
@@ -291,7 +326,7 @@ impl Clients {
             look_in_time(&mut self.looks, &self.limits, id, connection);
             if connection.throttled && connection.has_room() {
                 connection.throttled = false;
-                self.inbox.ring(Source::Connection(id));
+                ring_patiently(&self.inbox, id, connection);
             }
         }
         self.dirty = dirty;
@@ -355,6 +390,7 @@ fn take_requests(
     receiving: bool,
     gateway: &mut Gateway,
     allowance: &mut Allowance,
+    visit: &mut Visit,
 ) -> Result<(), FrameError> {
     while connection.state == State::Open && allowance.is_left() {
         if !connection.has_room() {
@@ -366,6 +402,8 @@ fn take_requests(
             let taken = gateway.request(now, id, frame);
             connection.frame_taken(now, taken.held);
             allowance.spend(taken.bytes);
+            visit.asked = true;
+            visit.is_modest |= !taken.is_long;
             if taken.close {
                 connection.state = State::Closing;
             }
@@ -396,6 +434,13 @@ fn look_in_time(
             looks.remove(&(look_at, id));
         }
         looks.insert((due, id));
+    }
+}
+
+/// Has a connection visited once more, after all others.
+fn ring_patiently(inbox: &Inbox, id: ConnectionId, connection: &mut Connection) {
+    if !mem::replace(&mut connection.is_patient, true) {
+        inbox.ring_patiently(Source::Connection(id));
     }
 }
 

@@ -16,7 +16,7 @@ use super::half_frames::Unfinished;
 use crate::ids::Micros;
 use crate::limits::{
     CONNECTION_RECEIVE_BYTES, CONNECTION_REPLY_BYTES_KEPT, CONNECTION_REPLY_BYTES_MAX, CONNECTION_REQUEST_BYTES_MAX,
-    CONNECTION_REQUESTS_MAX,
+    CONNECTION_REQUESTS_MAX, CONNECTION_SEND_BYTES_MAX,
 };
 use crate::runtime::config::ClientLimits;
 use crate::runtime::inbox::Bell;
@@ -53,6 +53,10 @@ pub(super) struct Connection {
     pub(super) throttled: bool,
     /// Whether the connection is in the list of those to flush at the end of the turn.
     pub(super) dirty: bool,
+    /// Whether it has rung patiently and not been visited since.
+    pub(super) is_patient: bool,
+    /// Until when it comes after those that ask for little.
+    pub(super) greedy_until: Micros,
     /// What was received and is not a whole frame yet, or was not taken for lack of room.
     pub(super) unfinished: Unfinished,
     /// The point in time at which the store looks whether it is overdue.
@@ -84,6 +88,8 @@ impl Connection {
             waiting_bytes: 0,
             throttled: false,
             dirty: false,
+            is_patient: false,
+            greedy_until: Micros(0),
             unfinished: Unfinished::Nothing,
             look_at: None,
             is_warned: false,
@@ -204,14 +210,19 @@ impl Connection {
         true
     }
 
-    /// Sends what the kernel takes now; the bell rings when it takes more.
-    pub(super) fn send(&mut self, now: Micros) {
+    /// Sends what the kernel takes now, up to [`CONNECTION_SEND_BYTES_MAX`]. False if there is more that it might take; otherwise
+    /// the bell rings when it takes more.
+    pub(super) fn send(&mut self, now: Micros) -> bool {
         let waiting = self.reply_bytes();
-        while self.reply_bytes() > 0 && self.state != State::Broken {
+        let mut left = waiting.min(CONNECTION_SEND_BYTES_MAX);
+        while left > 0 && self.state != State::Broken {
             let context = &mut Context::from_waker(self.bell.waker());
-            match Pin::new(&mut self.stream).poll_write(context, &self.replies[self.sent..]) {
+            match Pin::new(&mut self.stream).poll_write(context, &self.replies[self.sent..][..left]) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(count)) => self.sent += count,
+                Poll::Ready(Ok(count)) => {
+                    self.sent += count;
+                    left -= count;
+                }
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Poll::Ready(Err(_)) => self.state = State::Broken,
             }
@@ -223,6 +234,7 @@ impl Connection {
             self.reply_since = Some(now);
         }
         self.forget_sent();
+        left > 0 || self.reply_bytes() == 0
     }
 
     /// Gives memory back: all of it when everything is sent, and at other times so that each byte is moved about once.

@@ -28,5 +28,5 @@ mod listen;
 #[cfg(test)]
 mod tests;
 
-pub use clients::{Allowance, Clients};
+pub use clients::{Allowance, Clients, Visit};
 pub use listen::{ListenError, accept_clients, bind};

@@ -100,7 +100,7 @@ async fn drive(
         let mut allowance = Allowance::of_a_turn();
         let mut looked_at = None;
         while allowance.is_left()
-            && let Some(source) = inbox.next()
+            && let Some(source) = inbox.next().or_else(|| inbox.next_patient())
         {
             match source {
                 Source::Accepted(stream) => clients.admit(now, stream),
