@@ -44,3 +44,4 @@ pub mod node;
 mod opening_log;
 pub mod segment_dir;
 pub mod server;
+pub mod verify;
