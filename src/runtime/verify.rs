@@ -73,9 +73,9 @@ fn check(config: &Config, node: &Node, id: StoreId, text: &mut String) -> Result
     let pool = memory::pool(config.huge_pages);
     let clock = Clock::start();
     let mut progress = OpeningLog::new(id, clock);
-    let opened = Store::open(store_config.clone(), pool.clone(), &mut directory, node.opened, clock.now(), &mut |at| {
-        progress.hear(at)
-    });
+    let mut hear = |at| progress.hear(at);
+    let started = clock.now();
+    let opened = Store::open(store_config.clone(), pool.clone(), &mut directory, node.opened, started, &mut hear);
     let (mut store, found) = opened.map_err(|error| format!("{error} (log: {})", path.display()))?;
     settle(&mut store, clock.now())?;
     let status = store.status();

@@ -30,7 +30,7 @@ fn text(output: &Output) -> String {
     String::from_utf8(all).expect("text")
 }
 
-/// Every file below a folder with its content, but for locks.
+/// Every file below a folder with its content.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_path_buf()];
@@ -38,9 +38,10 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                folders.push(path)
+                folders.push(path);
             } else {
-                drop(found.insert(path.clone(), std::fs::read(path).unwrap()))
+                let content = std::fs::read(&path).unwrap();
+                found.insert(path, content);
             }
         }
     }

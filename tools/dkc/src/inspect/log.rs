@@ -42,7 +42,7 @@ pub(crate) fn print(out: &mut dyn Write, format: Format, args: &InspectWalArgs) 
     printer.log(path)?;
     printer.segment(&segment)?;
     let read = examine_segment(&mut folder, &segment, &mut |place, record| printer.record(place, &record));
-    printer.end(read)
+    printer.end(&read)
 }
 
 fn epoch_one() -> dkc::ids::SegmentEpoch {
@@ -54,7 +54,7 @@ fn print_log(printer: &mut Printer<'_>, path: &Path) -> anyhow::Result<bool> {
     printer.log(path)?;
     let view: LogView = match look_over(&mut folder) {
         Ok(view) => view,
-        Err(error) => return printer.end(Err(error)),
+        Err(error) => return printer.end(&Err(error)),
     };
     for segment in &view.segments {
         printer.segment(segment)?;
@@ -63,7 +63,7 @@ fn print_log(printer: &mut Printer<'_>, path: &Path) -> anyhow::Result<bool> {
         // Not one header: what is there is told by the newest that is not empty.
         let broken = view.segments.iter().rev().find_map(|segment| segment.beginning.as_ref().err());
         return match broken {
-            Some(error) => printer.end(Err(error.clone())),
+            Some(error) => printer.end(&Err(error.clone())),
             None => printer.nothing(),
         };
     };
@@ -78,7 +78,7 @@ fn print_log(printer: &mut Printer<'_>, path: &Path) -> anyhow::Result<bool> {
             Err(error)
         }
     };
-    printer.end(read)
+    printer.end(&read)
 }
 
 /// Prints in one of the formats.
@@ -219,9 +219,9 @@ impl Printer<'_> {
     }
 
     /// Says where the log ends and why. Returns whether that is as it should be.
-    fn end(&mut self, read: Result<Recovered, RecoveryError>) -> anyhow::Result<bool> {
+    fn end(&mut self, read: &Result<Recovered, RecoveryError>) -> anyhow::Result<bool> {
         self.check()?;
-        match (self.format, &read) {
+        match (self.format, read) {
             (Format::Text, Ok(found)) => write_end(self.out, found)?,
             (Format::Text, Err(error)) => writeln!(self.out, "  DAMAGED: {error}")?,
             (Format::Json, Ok(found)) => {
@@ -318,7 +318,8 @@ fn write_end(out: &mut dyn Write, found: &Recovered) -> io::Result<()> {
     match found.case {
         Case::Prepared => writeln!(out, "  end: prepared, never used")?,
         Case::TornHeader => {
-            writeln!(out, "  end: its header never became durable, so nothing can follow; a start removes it")?
+            let why = "its header never became durable, so nothing can follow; a start removes it";
+            writeln!(out, "  end: {why}")?;
         }
         Case::TornTail => writeln!(
             out,

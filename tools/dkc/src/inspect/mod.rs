@@ -1,8 +1,10 @@
 //! `dkc inspect`: what the files of a server hold, read without one, by the code that a server reads them with. Nothing is changed.
 //!
-//! - [`folder`]: which files are meant, and the doors through which the library reads them.
-//! - [`log`]: segments and records of write-ahead logs.
-//! - [`checkpoint`]: checkpoints.
+//! | file | what it does |
+//! |---|---|
+//! | `folder` | which files are meant, and the doors through which the library reads them |
+//! | `log` | segments and records of write-ahead logs |
+//! | `checkpoint` | checkpoints |
 //!
 //! What is damaged is told with its place, and the exit code is 1 then. Files of a running server can be read too, but it goes on
 //! writing: the end of its log may look torn, and files may vanish.
