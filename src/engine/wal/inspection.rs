@@ -34,7 +34,7 @@ pub enum Beginning {
 /// A segment's file.
 #[derive(Clone, Debug)]
 pub struct SegmentView {
-    /// Which segment its name says.
+    /// Which segment its name says; never the last number there is.
     pub epoch: SegmentEpoch,
     /// Its length.
     pub bytes: u64,
@@ -162,8 +162,7 @@ pub fn examine_segment(
 
 /// Where the next segment says that this one ends; none if there is no next one that says so.
 fn end_by_successor(dir: &mut dyn SegmentDir, segment: &SegmentView) -> Result<Option<SegmentEnd>, RecoveryError> {
-    // Of a name that somebody made up.
-    let Some(next) = segment.epoch.0.checked_add(1).map(SegmentEpoch) else { return Ok(None) };
+    let next = segment.epoch.next();
     let io = |error: crate::engine::input::DiskError| refusal(Case::Io, next, 0, error.to_string());
     let files = dir.list().map_err(io)?;
     let Some(file) = files.iter().find(|file| parse_segment_file_name(&file.name) == Some(next)) else {
@@ -290,7 +289,7 @@ mod tests {
     #[test]
     fn files_of_any_length_and_name_are_told_and_not_believed() {
         let (dir, ..) = small_log();
-        for (bytes, epoch) in [(0, 1), (100, 1), (4_096, 1), (8_191, 1), (100_000, 1), (64 << 10, u64::MAX)] {
+        for (bytes, epoch) in [(0, 1), (100, 1), (4_096, 1), (8_191, 1), (100_000, 1), (64 << 10, u64::MAX - 1)] {
             let mut other = dir.clone();
             let mut content = other.file(FIRST).clone();
             content.resize(bytes, 0);
