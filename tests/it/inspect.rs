@@ -158,7 +158,7 @@ fn a_damaged_log_is_told_with_its_place_by_both_programs() {
     std::fs::write(&segment, &whole[..10_000]).unwrap();
     assert_eq!(inspect(&["wal"], folder.path()).status.code(), Some(1));
     std::fs::write(&segment, &whole).unwrap();
-    let renamed = segment.with_file_name("ffffffffffffffff.wal");
+    let renamed = segment.with_file_name("fffffffffffffffe.wal");
     std::fs::copy(&segment, &renamed).unwrap();
     assert_eq!(inspect(&["wal"], &renamed).status.code(), Some(1), "it is of another place");
     std::fs::write(&renamed, (0..1 << 16).map(|_| prng.bits() as u8).collect::<Vec<_>>()).unwrap();

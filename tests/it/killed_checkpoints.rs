@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use dkc::client::batch::Batch;
 use dkc::client::blocking::Client;
@@ -97,7 +98,9 @@ fn has_unnamed_checkpoint(data: &Path) -> bool {
 fn wait_for_checkpoint(server: &Server, prng: &mut Prng, bytes_max: u64, failed: impl Fn() -> bool) -> bool {
     let mut connection = server.connect();
     let wanted = prng.below(bytes_max);
+    let began = Instant::now();
     while !failed() {
+        assert!(began.elapsed() < PATIENCE, "no checkpoint comes to {wanted} bytes");
         let checkpoints = connection.status().expect("the server answers").stores.remove(0).checkpoints;
         if checkpoints.running.is_some() && checkpoints.running_bytes > 0 && checkpoints.running_bytes >= wanted {
             return true;
