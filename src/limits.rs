@@ -271,6 +271,8 @@ pub const CHECKPOINT_WRITE_BYTES: usize = 256 << 10;
 pub const CHECKPOINT_PENDING_BYTES: usize = 1 << 20;
 /// Bytes of a checkpoint that are read at a time.
 pub const CHECKPOINT_READ_BYTES: usize = 1 << 20;
+/// Turns of a store whose disk is only pretended, until it serves; a handful suffices.
+pub const VERIFY_TURNS_MAX: usize = 10_000;
 /// Log records read between two words on how far a start has come.
 pub const REPLAY_PROGRESS_RECORDS: u64 = 1_024;
 /// Bytes of a store's log from one checkpoint of a shard to the next, if nothing else is configured and the last one was not larger.

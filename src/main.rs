@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use dkc::runtime::config::Config;
-use dkc::runtime::server;
+use dkc::runtime::config::{Config, Wanted};
+use dkc::runtime::{server, verify};
 
 fn main() -> ExitCode {
     // A panic would end one store's thread and leave the others running. Crash-only: the log is what survives.
@@ -11,7 +11,16 @@ fn main() -> ExitCode {
         eprintln!("dkc-server: internal error, stopping: {panic}");
         std::process::abort();
     }));
-    match server::run(&Config::of_this_process()) {
+    let done = match Config::of_this_process() {
+        Wanted::Serve(config) => server::run(&config),
+        Wanted::Verify(config) => verify::run(&config),
+        Wanted::Print(text) => {
+            // Whoever closes the pipe has seen enough.
+            let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+            Ok(())
+        }
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("dkc-server: {error}");

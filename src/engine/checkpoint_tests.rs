@@ -1,6 +1,8 @@
 //! Tests of a store and its checkpoints: each history of the rules C1 to C6, restarts from whole and damaged ones, full and failing disks.
 
-use super::checkpoint::{CheckpointConfig, CheckpointFile, Notice};
+use super::checkpoint::inspection::Manifest;
+use super::checkpoint::loader::Loaded;
+use super::checkpoint::{CheckpointConfig, CheckpointFile, Notice, Reference};
 use super::counters::Pool;
 use super::input::Input;
 use super::part::{PartAnswer, PartReply};
@@ -182,6 +184,43 @@ fn a_damaged_checkpoint_is_passed_over_and_two_are_refused() {
     dir.checkpoints.get_mut(&files[1]).expect("it is there")[100] ^= 1;
     let refused = Store::open(content(), Pool::borrowed(), &mut dir, true, Micros(0), &mut |_| {}).err();
     assert!(matches!(&refused, Some(OpenError::NoCheckpoint(SHARD, _, why)) if why.contains(&files[1])), "{refused:?}");
+}
+
+/// What tools read of a file is what the log names it by, they make the state of it that a restart makes, and every flipped byte is told.
+#[test]
+fn a_manifest_is_what_the_log_names_and_notices_every_flipped_byte() {
+    let mut subject = Subject::open(MemoryDir::default(), eager());
+    let session = subject.session(b"job");
+    for sequence in 1..=20 {
+        subject.stamped(stamp(session, sequence, 0), &[(["a", "b", "c", "d", "e"][sequence as usize % 5], 1)]);
+        subject.spare();
+    }
+    subject.complete(8);
+    let again = subject.again(content());
+    let mut dir = subject.dir.clone();
+    for restored in &again.found.shards {
+        let shard = restored.shard;
+        let reference = restored.checkpoint.expect("there are checkpoints");
+        let file = CheckpointFile { shard, number: reference.number };
+        let bytes = dir.checkpoints[&file.name()].len() as u64;
+        let manifest = Manifest::read(&mut dir, file, bytes).expect("it is whole");
+        assert_eq!(manifest.reference, reference);
+        let sessions = if shard == SHARD { manifest.contents.windows.1 } else { manifest.contents.registry.1 };
+        assert_eq!((sessions, manifest.contents.names), (1, u64::from(shard == ShardId::META)));
+        if let Loaded::Counters(loaded) = manifest.verify(&mut dir, &reference, &content().map).expect("it is whole") {
+            assert_eq!(loaded.counters.len(), manifest.contents.pages.1);
+        }
+        let other = Reference { digest: reference.digest ^ 1, ..reference };
+        assert!(manifest.verify(&mut dir, &other, &content().map).is_err(), "not the one that is named");
+        for byte in 0..reference.bytes as usize {
+            let mut damaged = dir.clone();
+            damaged.checkpoints.get_mut(&file.name()).expect("it is there")[byte] ^= 0x20;
+            assert!(Manifest::read(&mut damaged, file, bytes).is_err(), "byte {byte}");
+        }
+        for blocks in 0..reference.bytes / 4_096 {
+            assert!(Manifest::read(&mut dir, file, blocks * 4_096).is_err(), "cut after {blocks} blocks");
+        }
+    }
 }
 
 /// After a damaged checkpoint was passed over, the next ones replace it, and the log is kept for the older one that is left.

@@ -38,7 +38,7 @@ use opening::Recovery;
 
 #[cfg(any(test, feature = "sim"))]
 pub use opening::digest_of_log;
-pub use opening::{Opened, Restored};
+pub use opening::{Opened, Restored, unusable_spares};
 
 /// What a store is told about itself.
 #[derive(Clone, Debug)]

@@ -40,8 +40,7 @@ impl StoreDirectory {
     /// What the file system answered, with the path it concerns.
     pub fn open(data_directory: &Path, store: StoreId) -> Result<StoreDirectory, DiskError> {
         let log = LogDirectory::open(data_directory, store)?;
-        let beside = log.path().parent().unwrap_or(data_directory);
-        let path = beside.join("checkpoint");
+        let path = path_beside(&log);
         let failed = |what: &str, e: &std::io::Error| disk_error(format_args!("{what} {}", path.display()), e);
         create_directory(&path).map_err(|e| failed("create", &e))?;
         let handle = File::open(&path).map_err(|e| failed("open", &e))?;
@@ -60,7 +59,28 @@ impl StoreDir for StoreDirectory {
     }
 }
 
+/// The checkpoints' directory of the store that has this log.
+fn path_beside(log: &LogDirectory) -> PathBuf {
+    log.path().with_file_name("checkpoint")
+}
+
 impl CheckpointDirectory {
+    /// Opens the directory beside a log to read it, and changes nothing. None if there is no such directory.
+    ///
+    /// # Errors
+    /// What the file system answered, with the path it concerns.
+    pub fn open_to_look(log: &LogDirectory) -> Result<Option<CheckpointDirectory>, DiskError> {
+        let path = path_beside(log);
+        match File::open(&path) {
+            Ok(handle) => {
+                let direct_flag = log.direct_flag();
+                Ok(Some(CheckpointDirectory { path, handle, direct_flag, reading: None }))
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(disk_error(format_args!("open {}", path.display()), &e)),
+        }
+    }
+
     /// A handle of the directory itself.
     pub(super) fn handle(&self) -> &File {
         &self.handle

@@ -129,7 +129,7 @@ pub enum LogFormat {
 /// Where settings come from, as the help shows it.
 const SOURCES: &str = "\
 Settings:
-  Every option but --config, --print-config, --help and --version is a setting. It is looked for, in this order, among
+  Every option but --config, --print-config, --verify, --help and --version is a setting. It is looked for, in this order, among
   the options, in the environment (--data-dir is DKC_DATA_DIR), in the configuration file (data_dir = \"...\"), and has
   a default otherwise. The file is TOML, without tables; unknown settings in it are errors.";
 
@@ -147,6 +147,11 @@ struct Flags {
     /// Print the effective configuration as a configuration file that says where each setting came from, and exit
     #[arg(long)]
     print_config: bool,
+
+    /// Check the data directory without serving: read all logs and checkpoints as a start would, print what was found, change
+    /// nothing, and exit with code 0, or 1 if something is damaged
+    #[arg(long, conflicts_with = "print_config")]
+    verify: bool,
 
     /// Directory of everything durable; created and formatted if it does not exist
     #[arg(long, value_name = "DIR", default_value = "dkc-data")]
@@ -252,6 +257,8 @@ fn parse_idle_timeout(text: &str) -> Result<u64, String> {
 pub enum Wanted {
     /// A server.
     Serve(Box<Config>),
+    /// A look at what a server with this configuration would start from.
+    Verify(Box<Config>),
     /// This text, the effective configuration.
     Print(String),
 }
@@ -263,19 +270,12 @@ pub fn command() -> clap::Command {
 }
 
 impl Config {
-    /// The configuration of this process. Prints help, version, the configuration and mistakes by itself and exits then,
-    /// with code 2 after a mistake.
+    /// What the command line, the environment and the configuration file of this process ask for. Prints help, version and mistakes by
+    /// itself and exits then, with code 2 after a mistake.
     #[must_use]
-    pub fn of_this_process() -> Config {
+    pub fn of_this_process() -> Wanted {
         let wanted = Config::parse(std::env::args_os(), |variable| std::env::var_os(variable));
-        match wanted.unwrap_or_else(|error| error.exit()) {
-            Wanted::Serve(config) => *config,
-            Wanted::Print(text) => {
-                // Whoever closes the pipe has seen enough.
-                let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
-                std::process::exit(0)
-            }
-        }
+        wanted.unwrap_or_else(|error| error.exit())
     }
 
     /// Reads a command line, the program's name first, an environment, and the file that one of them names.
@@ -295,12 +295,12 @@ impl Config {
         let matches = layers.under(Flags::command()).try_get_matches_from(&arguments)?;
         let flags = Flags::from_arg_matches(&matches)?;
         flags.check().map_err(refused)?;
-        let print = flags.print_config;
+        let (print, verify) = (flags.print_config, flags.verify);
         let config = Config::from(flags);
-        Ok(if print {
-            Wanted::Print(layers.print(&matches, &config.chosen()))
-        } else {
-            Wanted::Serve(Box::new(config))
+        Ok(match (print, verify) {
+            (true, _) => Wanted::Print(layers.print(&matches, &config.chosen())),
+            (false, true) => Wanted::Verify(Box::new(config)),
+            (false, false) => Wanted::Serve(Box::new(config)),
         })
     }
 
@@ -371,7 +371,7 @@ mod tests {
     fn parse(flags: &[&str]) -> Result<Config, clap::Error> {
         match Config::parse(std::iter::once(&"dkc-server").chain(flags), |_| None)? {
             Wanted::Serve(config) => Ok(*config),
-            Wanted::Print(text) => panic!("{text}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -442,6 +442,17 @@ mod tests {
             idle_micros: None,
         };
         assert_eq!(config.clients, clients);
+    }
+
+    #[test]
+    fn a_look_is_asked_for_by_a_flag_and_by_nothing_else() {
+        let parse = |flags: &[&str], variable: &str| {
+            let said = |name: &str| (name == variable).then(|| "true".into());
+            Config::parse(std::iter::once(&"dkc-server").chain(flags), said).expect("valid")
+        };
+        assert!(matches!(parse(&["--verify", "--data-dir=x"], ""), Wanted::Verify(config) if config.data_dir == *"x"));
+        assert!(matches!(parse(&[], "DKC_VERIFY"), Wanted::Serve(_)), "it is no setting");
+        refusal(&["--verify", "--print-config"]);
     }
 
     #[test]

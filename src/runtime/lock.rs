@@ -48,21 +48,42 @@ impl DirectoryLock {
             .truncate(false)
             .open(&path)
             .map_err(failed("open", &path))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                let holder = fs::read_to_string(&path).unwrap_or_default();
-                let holder = match holder.trim() {
-                    "" => "another process".into(),
-                    process => format!("process {process}"),
-                };
-                return Err(LockError::InUse { directory: directory.into(), holder });
-            }
-            Err(errno) => return Err(failed("lock", &path)(errno.into())),
-        }
+        lock(&file, directory, &path)?;
         file.set_len(0).map_err(failed("write", &path))?;
         writeln!(file, "{}", std::process::id()).map_err(failed("write", &path))?;
         Ok(DirectoryLock { _file: file })
+    }
+
+    /// Locks a data directory and writes nothing, not even whose the lock is now. None if it has no lock file: then no server has ever
+    /// held it.
+    ///
+    /// # Errors
+    /// If another process holds it, or the file system refuses.
+    pub fn acquire_to_look(directory: &Path) -> Result<Option<DirectoryLock>, LockError> {
+        let path = directory.join(LOCK_FILE);
+        match File::open(&path) {
+            Ok(file) => {
+                lock(&file, directory, &path)?;
+                Ok(Some(DirectoryLock { _file: file }))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(LockError::Io { action: "open", path, error }),
+        }
+    }
+}
+
+fn lock(file: &File, directory: &Path, path: &Path) -> Result<(), LockError> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(Errno::WOULDBLOCK) => {
+            let holder = fs::read_to_string(path).unwrap_or_default();
+            let holder = match holder.trim() {
+                "" => "another process".into(),
+                process => format!("process {process}"),
+            };
+            Err(LockError::InUse { directory: directory.into(), holder })
+        }
+        Err(errno) => Err(LockError::Io { action: "lock", path: path.into(), error: errno.into() }),
     }
 }
 
@@ -96,6 +117,23 @@ mod tests {
         assert!(error.contains(&format!("in use by process {}", std::process::id())), "{error}");
         drop(lock);
         DirectoryLock::acquire(&directory).expect("free again");
+    }
+
+    #[test]
+    fn a_look_locks_and_writes_nothing() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        assert!(DirectoryLock::acquire_to_look(parent.path()).expect("nobody holds it").is_none());
+        assert_eq!(fs::read_dir(parent.path()).expect("it is there").count(), 0);
+        drop(DirectoryLock::acquire(parent.path()).expect("locked"));
+        let before = fs::read(parent.path().join(LOCK_FILE)).expect("it is there");
+        let look = DirectoryLock::acquire_to_look(parent.path()).expect("free").expect("there is a file");
+        assert!(
+            DirectoryLock::acquire(parent.path()).is_err() && DirectoryLock::acquire_to_look(parent.path()).is_err()
+        );
+        assert_eq!(fs::read(parent.path().join(LOCK_FILE)).expect("it is there"), before);
+        drop(look);
+        let _server = DirectoryLock::acquire(parent.path()).expect("free again");
+        assert!(DirectoryLock::acquire_to_look(parent.path()).is_err());
     }
 
     #[test]

@@ -45,3 +45,4 @@ mod opening_log;
 mod pace;
 pub mod segment_dir;
 pub mod server;
+pub mod verify;

@@ -83,6 +83,8 @@ pub enum NodeError {
     #[error("{directory} is neither empty nor a server's data directory (it contains {entry}); choose another --data-dir",
         directory = .directory.display())]
     ForeignDirectory { directory: PathBuf, entry: String },
+    #[error("{directory} is no data directory: it has no {FILE}", directory = .directory.display())]
+    NoDataDirectory { directory: PathBuf },
     #[error("{path}, the log of a store, is missing although this node has used it; restore it, or start over in an \
         empty --data-dir", path = .path.display())]
     MissingStore { path: PathBuf },
@@ -120,21 +122,41 @@ impl Node {
     /// # Errors
     /// If the directory is not a data directory, is damaged, or was formatted with another shape than `requested`.
     pub fn open_or_format(directory: &Path, requested: RequestedShape) -> Result<(Node, bool), NodeError> {
+        if let Some(node) = Node::read(directory, requested)? {
+            return Ok((node, false));
+        }
+        refuse_foreign_entries(directory)?;
+        let node = Node::random(requested.or_default())?;
+        node.save(directory)?;
+        Ok((node, true))
+    }
+
+    /// Reads the node file of a data directory that has one, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Node::open_or_format`]; also if there is no node file.
+    pub fn open(directory: &Path, requested: RequestedShape) -> Result<Node, NodeError> {
+        if let Some(node) = Node::read(directory, requested)? {
+            return Ok(node);
+        }
+        if directory.is_dir() {
+            refuse_foreign_entries(directory)?;
+        }
+        Err(NodeError::NoDataDirectory { directory: directory.into() })
+    }
+
+    /// None if there is no node file.
+    fn read(directory: &Path, requested: RequestedShape) -> Result<Option<Node>, NodeError> {
         let path = directory.join(FILE);
         let text = match fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                refuse_foreign_entries(directory)?;
-                let node = Node::random(requested.or_default())?;
-                node.save(directory)?;
-                return Ok((node, true));
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(NodeError::Io { action: "read", path, error }),
         };
         let node = Node::decode(&path, &text)?;
         node.check_shape(directory, requested)?;
         node.check_stores(directory)?;
-        Ok((node, false))
+        Ok(Some(node))
     }
 
     /// Replaces the node file, durably.

@@ -18,8 +18,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
+use super::node::log_path;
 use crate::engine::input::DiskError;
-use crate::engine::wal::{AlignedBuffer, FileInfo, SegmentDir, segment_file_name, unfinished_file_name};
+use crate::engine::wal::{
+    AlignedBuffer, FileInfo, SegmentDir, parse_segment_file_name, segment_file_name, unfinished_file_name,
+};
 use crate::ids::{SegmentEpoch, StoreId};
 use crate::limits::{WAL_BLOCK_BYTES, WAL_ZERO_BYTES_MAX};
 
@@ -44,9 +47,9 @@ impl LogDirectory {
     /// # Errors
     /// What the file system answered, with the path it concerns.
     pub fn open(data_directory: &Path, store: StoreId) -> Result<LogDirectory, DiskError> {
-        let store_directory = data_directory.join(format!("store-{:03}", store.0));
-        let path = store_directory.join("wal");
-        for directory in [data_directory, &store_directory, &path] {
+        let path = log_path(data_directory, store);
+        let store_directory = path.parent().unwrap_or(data_directory);
+        for directory in [data_directory, store_directory, &path] {
             create_directory(directory).map_err(|e| disk_error(format_args!("create {}", directory.display()), &e))?;
         }
         LogDirectory::open_existing(path)
@@ -57,6 +60,25 @@ impl LogDirectory {
         let handle = File::open(&path).map_err(|e| failed("open", &e))?;
         let direct_io = accepts_direct_io(&handle).map_err(|e| failed("write a probe file in", &e))?;
         Ok(LogDirectory { path, handle, direct_io, reading: None })
+    }
+
+    /// Opens the log's directory of a store to read it, and changes nothing: no probe is written, so whether the page cache can be
+    /// passed by is tried on a segment. None if there is no such directory.
+    ///
+    /// # Errors
+    /// What the file system answered, with the path it concerns.
+    pub fn open_to_look(data_directory: &Path, store: StoreId) -> Result<Option<LogDirectory>, DiskError> {
+        let path = log_path(data_directory, store);
+        let handle = match File::open(&path) {
+            Ok(handle) => handle,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(disk_error(format_args!("open {}", path.display()), &e)),
+        };
+        let mut directory = LogDirectory { path, handle, direct_io: true, reading: None };
+        let epochs: Vec<_> = directory.list()?.iter().filter_map(|file| parse_segment_file_name(&file.name)).collect();
+        let mut block = AlignedBuffer::zeroed(WAL_BLOCK_BYTES);
+        directory.direct_io = epochs.iter().all(|&epoch| directory.read(epoch, 0, &mut block).is_ok());
+        Ok(Some(directory))
     }
 
     /// Where it is.

@@ -78,6 +78,8 @@ pub enum ServeError {
     Store(StoreId, String),
     #[error("cannot {0}: {1}")]
     Process(&'static str, io::Error),
+    #[error("{damaged} of {stores} stores are damaged; nothing was changed", stores = .stores, damaged = .damaged)]
+    Damaged { damaged: usize, stores: usize },
 }
 
 /// Serves until a signal says otherwise, and returns when everything accepted is finished.

@@ -67,7 +67,7 @@ fn sums_are_exact_through_one_kill_after_another() {
             std::thread::yield_now();
         }
         server.kill();
-        server = Server::start_again(folder.path(), &address);
+        server = Server::start_again(folder.path(), &address, &[]);
     }
     stop.store(true, Ordering::SeqCst);
     let (mut client, windows) = worker.join().expect("every batch is counted");

@@ -39,8 +39,8 @@ impl Server {
     }
 
     /// Starts a server where another one was, and waits until it serves.
-    pub(crate) fn start_again(data_dir: &Path, address: &str) -> Server {
-        Server::await_ready(&mut command_on(data_dir, address))
+    pub(crate) fn start_again(data_dir: &Path, address: &str, args: &[&str]) -> Server {
+        Server::await_ready(command_on(data_dir, address).args(args))
     }
 
     fn await_ready(command: &mut Command) -> Server {
@@ -108,7 +108,7 @@ pub(crate) fn dkc() -> PathBuf {
 }
 
 /// Builds a package of the workspace that makes a program of the same name; returns the program's path.
-fn build_tool(name: &str) -> PathBuf {
+pub(crate) fn build_tool(name: &str) -> PathBuf {
     let server = Path::new(env!("CARGO_BIN_EXE_dkc-server"));
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--package", name]).current_dir(env!("CARGO_MANIFEST_DIR"));

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::archive::{Archived, Foot, Head, PagePiece, RegistryPiece, WindowsPiece};
 use super::envelope::{Kind, Position, Preamble};
 use super::kept::{Point, Reference};
-use crate::engine::counters::image::are_in_proportion;
+use crate::engine::counters::image::Proportion;
 use crate::engine::counters::{Counters, PageCursor};
 use crate::engine::machine::Machine;
 use crate::engine::wal::AlignedBuffer;
@@ -25,7 +25,7 @@ pub struct Builder {
     handed_out: u64,
     pages: u64,
     keys: u64,
-    deepest: u32,
+    proportion: Proportion,
     /// Pages that the table had when the last one was taken.
     pages_seen: usize,
     page: PagePiece,
@@ -89,7 +89,7 @@ impl Builder {
             handed_out: 0,
             pages: 0,
             keys: 0,
-            deepest: 0,
+            proportion: Proportion::default(),
             pages_seen: 0,
             page: PagePiece::default(),
         };
@@ -158,7 +158,7 @@ impl Builder {
         });
         self.pages += 1;
         self.keys += page.counts.len() as u64;
-        self.deepest = self.deepest.max(page.depth).max(page.second_depth);
+        self.proportion.note(extent);
         self.seal(Kind::Page, &page);
         self.page = page;
         let split = std::mem::replace(&mut self.pages_seen, counters.page_count()) < counters.page_count();
@@ -188,7 +188,7 @@ impl Builder {
     /// Whether counters can be made again of what is whole.
     #[must_use]
     pub fn is_in_proportion(&self) -> bool {
-        are_in_proportion(self.pages as usize, self.deepest)
+        self.proportion.holds()
     }
 
     /// Bytes made and not handed out.

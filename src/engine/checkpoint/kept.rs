@@ -110,6 +110,9 @@ impl Kept {
             (None, Some(_)) => false,
             _ => true,
         };
+        if kept.iter().any(|one| one.number.0 == u64::MAX) {
+            return Err("a checkpoint has the last number there is");
+        }
         if !in_order || kept.iter().any(|one| one.from.index > one.to.index || one.from.term > one.to.term) {
             return Err("checkpoints are named out of order");
         }
@@ -124,7 +127,8 @@ impl CheckpointFile {
         format!("{:08x}-{:016x}.checkpoint", self.shard.0, self.number.0)
     }
 
-    /// Reads a name made by [`CheckpointFile::name`]; nothing else is accepted.
+    /// Reads a name made by [`CheckpointFile::name`]; nothing else is accepted, nor the last number there is, which no store comes to and
+    /// nothing could follow.
     #[must_use]
     pub fn parse(name: &str) -> Option<CheckpointFile> {
         let (shard, number) = name.strip_suffix(".checkpoint")?.split_once('-')?;
@@ -132,7 +136,7 @@ impl CheckpointFile {
             shard: ShardId(u32::from_str_radix(shard, 16).ok()?),
             number: CheckpointNumber(u64::from_str_radix(number, 16).ok()?),
         };
-        (file.name() == name).then_some(file)
+        (file.name() == name && file.number.0 < u64::MAX).then_some(file)
     }
 }
 
@@ -179,6 +183,7 @@ mod tests {
             (None, Some(older)),
             (Some(reference(4, 9, 12)), Some(older)),
             (Some(reference(4, 13, 12)), None),
+            (Some(reference(u64::MAX, 12, 12)), None),
         ] {
             assert!(Kept::decode(&encoded(Kept { newest, older })).is_err(), "{newest:?} {older:?}");
         }
@@ -189,7 +194,8 @@ mod tests {
     fn only_own_names_are_checkpoints() {
         let file = CheckpointFile { shard: ShardId(0x1f), number: CheckpointNumber(0x2a) };
         assert_eq!(CheckpointFile::parse(&file.name()), Some(file));
-        for name in ["1f-2a.checkpoint", "0000001F-000000000000002a.checkpoint", "reserve", ""] {
+        let last = CheckpointFile { number: CheckpointNumber(u64::MAX), ..file }.name();
+        for name in ["1f-2a.checkpoint", "0000001F-000000000000002a.checkpoint", "reserve", "", &last] {
             assert_eq!(CheckpointFile::parse(name), None, "{name}");
         }
     }

@@ -190,15 +190,15 @@ impl Parts {
 }
 
 /// The envelopes of a file, one after another.
-struct Envelopes<'s, 'd> {
-    stream: &'s mut Stream<'d>,
-    position: Position,
+pub(super) struct Envelopes<'s, 'd> {
+    pub(super) stream: &'s mut Stream<'d>,
+    pub(super) position: Position,
     /// The archive of the one read last.
-    archive: AlignedVec<16>,
+    pub(super) archive: AlignedVec<16>,
 }
 
 impl Envelopes<'_, '_> {
-    fn next(&mut self) -> Result<Kind, String> {
+    pub(super) fn next(&mut self) -> Result<Kind, String> {
         let header = self.stream.take(ENVELOPE_HEADER_BYTES)?.try_into().expect("as many bytes as were asked for");
         let stored = Stored::decode(header)?;
         let content = self.stream.take(stored.bytes)?;
@@ -207,7 +207,7 @@ impl Envelopes<'_, '_> {
 }
 
 /// The bytes of a file, in order.
-struct Stream<'d> {
+pub(super) struct Stream<'d> {
     dir: &'d mut dyn CheckpointDir,
     file: CheckpointFile,
     /// Bytes that belong to the checkpoint.
@@ -222,17 +222,17 @@ struct Stream<'d> {
 }
 
 impl<'d> Stream<'d> {
-    fn new(dir: &'d mut dyn CheckpointDir, file: CheckpointFile, bytes: u64) -> Stream<'d> {
+    pub(super) fn new(dir: &'d mut dyn CheckpointDir, file: CheckpointFile, bytes: u64) -> Stream<'d> {
         Stream { dir, file, bytes, read: 0, buffer: AlignedBuffer::zeroed(0), window: Vec::new(), start: 0 }
     }
 
     /// Bytes that were used up.
-    fn offset(&self) -> u64 {
+    pub(super) fn offset(&self) -> u64 {
         self.read.min(self.bytes) - (self.window.len() - self.start) as u64
     }
 
     /// The next bytes. Nobody asks for more than an envelope holds.
-    fn take(&mut self, bytes: usize) -> Result<&[u8], String> {
+    pub(super) fn take(&mut self, bytes: usize) -> Result<&[u8], String> {
         while self.window.len() - self.start < bytes {
             if self.read >= self.bytes {
                 return Err("it ends too early".into());

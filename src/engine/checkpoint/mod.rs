@@ -10,6 +10,7 @@
 //! | `kept` | how the log names checkpoints |
 //! | `loader` | how one is read and checked |
 //! | `files` | operations on files, and the door to them |
+//! | `inspection` | what tools see of a file |
 //!
 //! ```text
 //! file       head │ sessions at A │ page │ page │ … │ page │ sessions at B │ foot
@@ -81,6 +82,7 @@ pub mod budget;
 pub mod builder;
 pub mod envelope;
 pub mod files;
+pub mod inspection;
 pub mod keeper;
 pub mod kept;
 pub mod loader;

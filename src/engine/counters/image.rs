@@ -8,13 +8,13 @@
 //! applied with a look at [`AppliedUpTo`]: an entry is passed over by the keys of a page that is past it. Where a key belongs is
 //! asked by its place in the walk and not by its page of now, so pages that split meanwhile inherit their a (rule C6).
 
-use super::table::image::{Pages, depth_allowed};
+use super::table::image::Pages;
 use super::table::{Cursor, Table};
 use super::{CandidateSet, Counters, Hashing, Increment, PageView, Secret, Setup};
 use crate::ids::{Index, KeyHash};
 use crate::mutant::mutant;
 
-pub use super::table::image::Extent;
+pub use super::table::image::{Extent, Proportion};
 
 impl PageView<'_> {
     /// What the page covers of the walk.
@@ -74,13 +74,6 @@ impl Counters {
     pub fn page_count(&self) -> usize {
         self.table.page_count()
     }
-}
-
-/// Whether counters can be made again of so many images of pages, the deepest of which begin with so many bits: not if the table
-/// has outgrown its first images many times over.
-#[must_use]
-pub fn are_in_proportion(pages: usize, deepest: u32) -> bool {
-    deepest <= depth_allowed(pages)
 }
 
 /// Counters in the making.
@@ -330,6 +323,30 @@ mod tests {
         };
         assert!(restored(&chain(3), 3).is_ok());
         assert!(restored(&chain(60), 3).is_err());
-        assert!(are_in_proportion(4, 3) && !are_in_proportion(61, 60));
+    }
+
+    /// Each crowd by itself is cut as finely as all pages would allow; together they would ask for memory out of any proportion.
+    #[test]
+    fn many_deep_crowds_are_refused() {
+        const PREFIXES: u32 = 64;
+        for (crowds, deepest, fine) in [(1, 20, true), (2, 20, false), (PREFIXES, 20, false), (PREFIXES, 10, true)] {
+            let extents = (0..PREFIXES).flat_map(|number| {
+                let position = u64::from(number) << (u64::BITS - PREFIXES.ilog2());
+                let halves = (1..=deepest).rev().map(|depth| Some((1 << (u64::BITS - depth), depth)));
+                let crowd: Vec<_> = std::iter::once(Some((0, deepest))).chain(halves).collect();
+                let seconds = if number < crowds { crowd } else { vec![None] };
+                seconds.into_iter().map(move |second| Extent { position, depth: PREFIXES.ilog2(), second })
+            });
+            let mut proportion = Proportion::default();
+            let mut restoring = Restoring::new(setup(3));
+            for extent in extents {
+                proportion.note(extent);
+                restoring.page(extent, Index(1), 0, std::iter::empty()).expect("the next page");
+            }
+            assert_eq!((proportion.holds(), restoring.finish().is_ok()), (fine, fine), "{crowds} crowds of {deepest}");
+        }
+        let mut proportion = Proportion::default();
+        proportion.note(Extent { position: 0, depth: 0, second: Some((0, u64::BITS)) });
+        assert!(!proportion.holds(), "no directory is that deep");
     }
 }

@@ -277,6 +277,34 @@ fn reaches(file: CheckpointFile, reference: &Reference, base: GroupState) -> Res
     Ok(())
 }
 
+/// Reads the checkpoints that a start names and has no need to read, because it found a newer one whole. Returns those that it could not
+/// start from, and why. The counters of one at a time have their memory from `pool`.
+pub fn unusable_spares(
+    config: &StoreConfig,
+    pool: &Pool,
+    dir: &mut dyn CheckpointDir,
+    found: &Opened,
+) -> Vec<(CheckpointFile, LoadError)> {
+    let store = WalIdentity { cluster: config.cluster, node: config.node, store: config.store };
+    let ranges = own_shards(config);
+    let mut unusable = Vec::new();
+    for restored in &found.shards {
+        let shard = restored.shard;
+        let Some((used, range)) = restored.checkpoint.zip(ranges.get(&shard).copied()) else { continue };
+        let kept = found.log.groups.get(&shard).map_or(Kept::default(), |group| group.kept);
+        let base = found.log.base.get(&shard).copied().unwrap_or_default();
+        for reference in kept.iter().filter(|one| one.number < used.number) {
+            let file = CheckpointFile { shard, number: reference.number };
+            let setup = || Machine::setup(range, &config.map, config.secret, config.page_keys_max, pool);
+            let wanted = Wanted { range, setup: (shard != ShardId::META).then(setup) };
+            let read = reaches(file, &reference, base)
+                .and_then(|()| load(dir, &Preamble { store, file }, &reference, &wanted, &mut |_| {}));
+            unusable.extend(read.err().map(|error| (file, error)));
+        }
+    }
+    unusable
+}
+
 /// The digest of a counting shard's state, made by applying all its entries to nothing: what a checker compares a restored state
 /// with. Shards need not live in the store of `config`.
 ///

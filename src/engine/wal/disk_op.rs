@@ -76,12 +76,13 @@ pub fn unfinished_file_name(epoch: SegmentEpoch) -> String {
     format!("{:016x}.tmp", epoch.0)
 }
 
-/// Reads a name made by [`segment_file_name`]; nothing else is accepted.
+/// Reads a name made by [`segment_file_name`]; nothing else is accepted, nor the last number there is, which no log comes to and nothing
+/// could follow.
 #[must_use]
 pub fn parse_segment_file_name(name: &str) -> Option<SegmentEpoch> {
     let digits = name.strip_suffix(".wal")?;
     let epoch = SegmentEpoch(u64::from_str_radix(digits, 16).ok()?);
-    (segment_file_name(epoch) == name).then_some(epoch)
+    (segment_file_name(epoch) == name && epoch.0 < u64::MAX).then_some(epoch)
 }
 
 /// A growable byte buffer whose start is aligned to [`WAL_BLOCK_BYTES`], as O_DIRECT demands, without `unsafe`:
@@ -156,7 +157,8 @@ mod tests {
     fn only_own_names_are_segments() {
         let epoch = SegmentEpoch(0x2a);
         assert_eq!(parse_segment_file_name(&segment_file_name(epoch)), Some(epoch));
-        for name in ["2a.wal", "000000000000002A.wal", "000000000000002a.tmp", "+00000000000002a.wal", ""] {
+        let last = segment_file_name(SegmentEpoch(u64::MAX));
+        for name in ["2a.wal", "000000000000002A.wal", "000000000000002a.tmp", "+00000000000002a.wal", "", &last] {
             assert_eq!(parse_segment_file_name(name), None, "{name}");
         }
     }

@@ -7,6 +7,7 @@
 //! segments  files of fixed size, zeroed and synced before use, each with a   segment
 //!           header that fixes the end of the one before
 //! recovery  what a reader may believe after a crash: a table of cases        recovery
+//! a look    the same without a store, for tools                              inspection
 //! ```
 //!
 //! What the log promises its store: when [`Wal::durable`] has passed a record's LSN, that record and all before it are found
@@ -19,6 +20,7 @@
 //! never be mistaken for the completion of something else.
 
 mod disk_op;
+pub mod inspection;
 pub mod record;
 pub mod recovery;
 pub mod sector;
@@ -37,7 +39,7 @@ pub use disk_op::{
     AlignedBuffer, DiskAction, DiskOp, DiskOpId, parse_segment_file_name, segment_file_name, unfinished_file_name,
 };
 pub use record::Record;
-pub use recovery::{Recovered, RecoveryError, Survey, recover};
+pub use recovery::{Place, Recovered, RecoveryError, Survey, recover};
 pub use segment::{GroupState, WAL_FORMAT};
 pub use segment_dir::{FileInfo, SegmentDir};
 pub use writer::{UsedSegment, Wal};

@@ -109,12 +109,26 @@ pub struct Recovered {
     pub removed: Vec<(String, &'static str)>,
 }
 
+/// Where a record was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// In which segment.
+    pub epoch: SegmentEpoch,
+    /// Byte offset of the write that it is in.
+    pub offset: u64,
+    /// Position of the stream just past it.
+    pub lsn: Lsn,
+}
+
+/// Who is handed the records, one after another. What it objects to ends the reading, as a contradiction.
+pub(super) type Visit<'v> = dyn FnMut(Place, Record) -> Result<(), String> + 'v;
+
 /// One segment that is in use.
-struct Used {
-    epoch: SegmentEpoch,
-    header: SegmentHeader,
+pub(super) struct Used {
+    pub(super) epoch: SegmentEpoch,
+    pub(super) header: SegmentHeader,
     /// Byte offset and chain just past the header's write.
-    after_header: (u64, u32),
+    pub(super) after_header: (u64, u32),
 }
 
 /// Reads a log, hands every record to `visit` in order, makes the end durable, and removes files that no longer matter.
@@ -164,7 +178,7 @@ impl Survey {
             None => BTreeMap::new(),
             Some(newest) => {
                 let mut scratch = Recovered::starting_with(&newest.header);
-                reader.replay_segment(newest, None, &mut scratch, &mut |_| Ok(()))?;
+                reader.replay_segment(newest, None, &mut scratch, &mut |_, _| Ok(()))?;
                 scratch.groups
             }
         };
@@ -198,25 +212,39 @@ impl Survey {
         dir: &mut dyn SegmentDir,
         visit: &mut dyn FnMut(Record) -> Result<(), String>,
     ) -> Result<Recovered, RecoveryError> {
-        let Survey { identity, config, used, remove, .. } = self;
-        let mut reader = Reader::new(dir, identity, config);
-        let Some(newest) = used.last() else {
-            reader.remove(&remove)?;
-            let nothing = SegmentHeader::default();
-            return Ok(Recovered { case: Case::NeverOpened, removed: remove, ..Recovered::starting_with(&nothing) });
-        };
-        let newest_epoch = newest.epoch;
-        let recovered = reader.replay(&used, visit)?;
-        reader.dir.harden(newest_epoch, recovered.end.offset).map_err(|error| io(newest_epoch, 0, &error))?;
+        let newest = self.used.last().map(|newest| newest.epoch);
+        let recovered = self.examine(dir, &mut |_, record| visit(record))?;
+        if let Some(newest) = newest {
+            dir.harden(newest, recovered.end.offset).map_err(|error| io(newest, 0, &error))?;
+        }
         // Oldest epochs first would leave a gap if the process died between two removals; newest first does not.
-        reader.remove(&remove)?;
-        Ok(Recovered { removed: remove, ..recovered })
+        remove(dir, &recovered.removed)?;
+        Ok(recovered)
+    }
+
+    /// Hands every record to `visit` in order and changes nothing: `removed` of what is returned names the files that a start
+    /// would remove.
+    ///
+    /// # Errors
+    /// As [`recover`].
+    pub fn examine(
+        self,
+        dir: &mut dyn SegmentDir,
+        visit: &mut dyn FnMut(Place, Record) -> Result<(), String>,
+    ) -> Result<Recovered, RecoveryError> {
+        let Survey { identity, config, used, remove: removed, .. } = self;
+        if used.is_empty() {
+            let nothing = SegmentHeader::default();
+            return Ok(Recovered { case: Case::NeverOpened, removed, ..Recovered::starting_with(&nothing) });
+        }
+        let recovered = Reader::new(dir, identity, config).replay(&used, visit)?;
+        Ok(Recovered { removed, ..recovered })
     }
 }
 
 impl Recovered {
     /// Nothing read yet of a log whose oldest segment has this header.
-    fn starting_with(header: &SegmentHeader) -> Recovered {
+    pub(super) fn starting_with(header: &SegmentHeader) -> Recovered {
         let base: BTreeMap<_, _> = header.groups.iter().copied().collect();
         Recovered {
             case: Case::CleanEnd,
@@ -231,7 +259,7 @@ impl Recovered {
     }
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     dir: &'a mut dyn SegmentDir,
     identity: WalIdentity,
     config: WalConfig,
@@ -241,7 +269,7 @@ struct Reader<'a> {
 }
 
 /// What the first write of a segment is.
-enum FirstWrite {
+pub(super) enum FirstWrite {
     Blank,
     Torn,
     Header(Box<SegmentHeader>, u64, u32),
@@ -258,7 +286,7 @@ enum Write {
 }
 
 impl<'a> Reader<'a> {
-    fn new(dir: &'a mut dyn SegmentDir, identity: WalIdentity, config: WalConfig) -> Reader<'a> {
+    pub(super) fn new(dir: &'a mut dyn SegmentDir, identity: WalIdentity, config: WalConfig) -> Reader<'a> {
         Reader { dir, identity, config, buffer: AlignedBuffer::zeroed(0), stream: Vec::new() }
     }
 
@@ -328,8 +356,26 @@ impl<'a> Reader<'a> {
         Ok(used)
     }
 
-    /// Reads the first write of a segment, and if it is not a whole header, the whole segment.
-    fn first_write(&mut self, epoch: SegmentEpoch) -> Result<FirstWrite, RecoveryError> {
+    /// Reads the first write of a segment: if it is a header, one of this log.
+    pub(super) fn first_write(&mut self, epoch: SegmentEpoch) -> Result<FirstWrite, RecoveryError> {
+        let first = self.header_write(epoch)?;
+        if let FirstWrite::Header(header, ..) = &first {
+            let expected = (self.identity.cluster, self.identity.node, self.config.segment_bytes);
+            let found = (header.cluster, header.node, header.segment_bytes);
+            if found != expected {
+                let what = format!("cluster, node and segment size are {found:?}, expected {expected:?}");
+                return Err(refusal(Case::Foreign, epoch, 0, what));
+            }
+            if header.oldest > epoch || header.oldest == SegmentEpoch(0) || header.previous.epoch >= epoch {
+                let what = "the header names segments that cannot precede it".to_string();
+                return Err(refusal(Case::HeaderUnreadable, epoch, 0, what));
+            }
+        }
+        Ok(first)
+    }
+
+    /// Reads the first write of a segment, whatever cluster and node its header is of; and if it is not a whole header, the whole segment.
+    pub(super) fn header_write(&mut self, epoch: SegmentEpoch) -> Result<FirstWrite, RecoveryError> {
         let mut chain = Chain { store: self.identity.store, epoch, crc: 0 };
         self.load(epoch, self.config.write_bytes_max as u64)?;
         let mut write = self.write_at(epoch, 0, &mut chain)?;
@@ -348,23 +394,10 @@ impl<'a> Reader<'a> {
             return Err(unreadable("the first write is not a segment header"));
         }
         let header = SegmentHeader::decode(payload).map_err(unreadable)?;
-        let expected = (self.identity.cluster, self.identity.node, self.config.segment_bytes);
-        let found = (header.cluster, header.node, header.segment_bytes);
-        if found != expected {
-            let what = format!("cluster, node and segment size are {found:?}, expected {expected:?}");
-            return Err(refusal(Case::Foreign, epoch, 0, what));
-        }
-        if header.oldest > epoch || header.oldest == SegmentEpoch(0) || header.previous.epoch >= epoch {
-            return Err(unreadable("the header names segments that cannot precede it"));
-        }
         Ok(FirstWrite::Header(Box::new(header), offset, chain.crc))
     }
 
-    fn replay(
-        &mut self,
-        used: &[Used],
-        visit: &mut dyn FnMut(Record) -> Result<(), String>,
-    ) -> Result<Recovered, RecoveryError> {
+    fn replay(&mut self, used: &[Used], visit: &mut Visit<'_>) -> Result<Recovered, RecoveryError> {
         let mut recovered = Recovered::starting_with(&used[0].header);
         for (place, segment) in used.iter().enumerate() {
             let groups: BTreeMap<_, _> = segment.header.groups.iter().copied().collect();
@@ -389,12 +422,12 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads one segment up to its fixed end, or, the newest, up to where the log ends.
-    fn replay_segment(
+    pub(super) fn replay_segment(
         &mut self,
         segment: &Used,
         fixed_end: Option<SegmentEnd>,
         recovered: &mut Recovered,
-        visit: &mut dyn FnMut(Record) -> Result<(), String>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), RecoveryError> {
         let epoch = segment.epoch;
         let end_moved = |offset, what: &str| refusal(Case::EndMoved, epoch, offset, what.to_string());
@@ -438,7 +471,7 @@ impl<'a> Reader<'a> {
         offset: u64,
         chain: &mut Chain,
         recovered: &mut Recovered,
-        visit: &mut dyn FnMut(Record) -> Result<(), String>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), RecoveryError> {
         let mut stream = &self.stream[..];
         while !stream.is_empty() {
@@ -447,14 +480,15 @@ impl<'a> Reader<'a> {
             stream = rest;
             let record = parse_record(&header, payload).map_err(unreadable)?;
             let contradiction = |what: String| refusal(Case::Contradiction, epoch, offset, what);
-            recovered.lsn = Lsn(recovered.lsn.0 + record.stream_bytes() as u64);
+            let end = recovered.lsn.0.checked_add(record.stream_bytes() as u64);
+            recovered.lsn = Lsn(end.ok_or_else(|| contradiction("positions have run out".to_string()))?);
             if header.lsn != recovered.lsn {
                 return Err(contradiction(format!("a record says it ends at {}, not {}", header.lsn, recovered.lsn)));
             }
             check_against(&recovered.groups, &record).map_err(|what| contradiction(what.to_string()))?;
             note(&mut recovered.groups, &record);
             recovered.records += 1;
-            visit(record).map_err(contradiction)?;
+            visit(Place { epoch, offset, lsn: recovered.lsn }, record).map_err(contradiction)?;
         }
         Ok(())
     }
@@ -485,7 +519,7 @@ impl<'a> Reader<'a> {
         let start_len = WRITE_START_BYTES.min(self.stream.len());
         let mut opened = *chain;
         let (header, payload, _) = opened.open(&self.stream[..start_len]).map_err(unreadable)?;
-        if header.kind != RecordKind::WriteStart {
+        if header.kind != RecordKind::WriteStart || payload.len() != 8 {
             return Err(unreadable("a write does not begin with its own record"));
         }
         let records_bytes = u64_at(payload, 0);
@@ -557,16 +591,16 @@ impl<'a> Reader<'a> {
         let bytes = &self.buffer[number as usize * WAL_SECTOR_BYTES..][..WAL_SECTOR_BYTES];
         inspect(bytes, self.identity.store, epoch, number)
     }
+}
 
-    fn remove(&mut self, files: &[(String, &'static str)]) -> Result<(), RecoveryError> {
-        if files.is_empty() {
-            return Ok(());
-        }
-        for (name, _) in files {
-            self.dir.remove(name).map_err(|error| io_file(name.clone(), &error))?;
-        }
-        self.dir.sync_dir().map_err(|error| io_file("the log's directory".into(), &error))
+fn remove(dir: &mut dyn SegmentDir, files: &[(String, &'static str)]) -> Result<(), RecoveryError> {
+    if files.is_empty() {
+        return Ok(());
     }
+    for (name, _) in files {
+        dir.remove(name).map_err(|error| io_file(name.clone(), &error))?;
+    }
+    dir.sync_dir().map_err(|error| io_file("the log's directory".into(), &error))
 }
 
 fn parse_record(header: &RecordHeader, payload: &[u8]) -> Result<Record, &'static str> {
@@ -599,7 +633,7 @@ fn check_against(groups: &BTreeMap<ShardId, GroupState>, record: &Record) -> Res
         }
         Record::Entry { shard, term, index, commit, .. } => {
             let group = group(shard);
-            if index != group.last_index.next() {
+            if index.0.checked_sub(1) != Some(group.last_index.0) {
                 return Err("an entry does not follow the one before it");
             }
             if term < group.last_term || term > group.term {
@@ -622,7 +656,7 @@ fn check_against(groups: &BTreeMap<ShardId, GroupState>, record: &Record) -> Res
     Ok(())
 }
 
-fn refusal(case: Case, epoch: SegmentEpoch, offset: u64, what: String) -> RecoveryError {
+pub(super) fn refusal(case: Case, epoch: SegmentEpoch, offset: u64, what: String) -> RecoveryError {
     RecoveryError { case, file: segment_file_name(epoch), offset, what }
 }
 

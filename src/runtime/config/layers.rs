@@ -18,7 +18,7 @@ use toml::{Spanned, Value};
 /// The environment variable that names the file.
 pub(super) const FILE_VARIABLE: &str = "DKC_CONFIG";
 /// Arguments that are no settings.
-const NOT_SETTINGS: [&str; 2] = ["config", "print_config"];
+const NOT_SETTINGS: [&str; 3] = ["config", "print_config", "verify"];
 
 /// Where something was said outside of the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]

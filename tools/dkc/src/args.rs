@@ -12,7 +12,7 @@ use std::time::Duration;
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  some input was skipped, or another failure
+  1  some input was skipped, files are damaged, or another failure
   2  wrong usage
   3  no server could be reached; nothing was sent
   4  refused by the server; what was refused was not applied
@@ -137,6 +137,28 @@ pub enum Command {
     /// Print what the server is doing (CSV: one line for each shard: node, store, shard, role, term, last, committed
     /// and applied index, keys, bytes of memory)
     Status,
+    /// Look into the files of a server, without one: what they hold, and whether they are whole
+    ///
+    /// Nothing is changed, and no server is asked. The exit code is 1 if something is damaged. While a server runs on the files, the end
+    /// of its log may look torn. To check all that a start needs, with the configuration: `dkc-server --verify`.
+    #[command(subcommand)]
+    Inspect(Inspect),
+}
+
+/// What is looked into.
+#[derive(Debug, Subcommand)]
+pub enum Inspect {
+    /// Print segments and records of a write-ahead log, and where it ends and why
+    ///
+    /// Keys are not printed unless asked for. As CSV, a line for each record: lsn, segment, offset of its write, kind, shard, term, index,
+    /// commit index, bytes, what it says, increments; with --keys a line for each increment, with key and delta at the end. As JSON, an
+    /// object a line: "type" is log, segment, record or end.
+    Wal(InspectWalArgs),
+    /// Print what checkpoints hold, and whether the log names them
+    ///
+    /// Every checksum is checked. As CSV, a line for each: file, shard, number, standing (newest, older, unnamed or unknown), index and term
+    /// of A, index and term of B, pages, counters, bytes, damage. As JSON, an object each.
+    Checkpoint(InspectCheckpointArgs),
 }
 
 #[derive(clap::Args, Debug)]
@@ -183,6 +205,29 @@ impl ImportArgs {
         };
         self.format.unwrap_or_else(named)
     }
+}
+
+#[derive(clap::Args, Debug)]
+pub struct InspectWalArgs {
+    /// Read and check everything, but print no records
+    #[arg(long, conflicts_with = "keys")]
+    pub verify: bool,
+    /// Print keys and what is added to them
+    #[arg(long)]
+    pub keys: bool,
+    /// A segment, the directory of a log or of a store, or a data directory
+    #[arg(value_name = "FILE|DIR")]
+    pub path: PathBuf,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct InspectCheckpointArgs {
+    /// Make a state of each as a start would, which takes the memory of its counters
+    #[arg(long)]
+    pub verify: bool,
+    /// A checkpoint, the directory of checkpoints or of a store, or a data directory
+    #[arg(value_name = "FILE|DIR")]
+    pub path: PathBuf,
 }
 
 /// How a file of counts is written.

@@ -9,6 +9,7 @@
 mod count;
 mod export;
 mod import;
+mod inspect;
 mod keys;
 mod output;
 mod prompt;
@@ -96,6 +97,10 @@ fn run(client: &mut Client, format: Format, command: &Command) -> anyhow::Result
             return export::run(client, format, args);
         }
         Command::Import(args) => return import::run(client, args),
+        Command::Inspect(what) => {
+            drop(out);
+            return inspect::run(format, what);
+        }
         Command::Status => status::write(&mut out, format, &client.status()?)?,
     }
     out.flush()?;

@@ -5,9 +5,10 @@
 //! | [`client_frame`] | frame decoder, request and reply codec | no slicing matters; what decodes, encodes and decodes again is the same; memory is bounded |
 //! | [`gateway`] | a gateway before a store, with answers late and in any order | each request is answered once, by a reply of its kind, and nothing stays in flight |
 //! | [`wal_record`] | records, segment headers, log entries, cluster maps | what opens is what was sealed; what decodes, encodes and decodes again is the same |
+//! | [`checkpoint`] | the loader of checkpoints | refused or a state, whose image makes it again; pages taken on the way and the rest of a history make the state that was there |
 //! | [`recovery`] | recovery, as damage to a log that was written well | refused by name, or a run of the records written; nothing is lost but to zeros and missing files |
 //!
-//! Whoever adds a format (checkpoints are next) adds a function here, a row in [`Target::ALL`], seeds in [`seeds`], and a
+//! Whoever adds a format adds a function here, a row in [`Target::ALL`], seeds in [`seeds`], and a
 //! file of a few lines in `libfuzzer/targets`; the tests ask for the rest.
 //!
 //! A check that cannot fail is none, so each target knows one [`Fault`] that can be planted in what it tests:
@@ -18,6 +19,7 @@
 #![allow(clippy::disallowed_methods, reason = "a tool that is told by a variable whether to plant a fault")]
 
 mod allocator;
+mod checkpoint;
 mod client_frame;
 mod gateway;
 mod log_dir;
@@ -26,6 +28,7 @@ mod script;
 pub mod seeds;
 mod wal_record;
 
+pub use checkpoint::checkpoint;
 pub use client_frame::client_frame;
 pub use gateway::gateway;
 pub use recovery::recovery;
@@ -69,7 +72,8 @@ pub struct Target {
 
 impl Target {
     /// All of them.
-    pub const ALL: [Target; 4] = [
+    pub const ALL: [Target; 5] = [
+        Target { name: "checkpoint", run: checkpoint },
         Target { name: "client_frame", run: client_frame },
         Target { name: "gateway", run: gateway },
         Target { name: "wal_record", run: wal_record },

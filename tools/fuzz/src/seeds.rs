@@ -31,6 +31,7 @@ use crate::wal_record::{ENTRY, MAP, RECORDS, SEALED, SEGMENT_HEADER};
 #[must_use]
 pub fn of(target: &str) -> Vec<(String, Vec<u8>)> {
     match target {
+        "checkpoint" => crate::checkpoint::seeds(),
         "client_frame" => client_frame(),
         "gateway" => gateway(),
         "wal_record" => wal_record(),

@@ -39,6 +39,51 @@ impl Extent {
     }
 }
 
+/// How finely the images of a walk are cut: whether the directories of a table made of them stay in proportion to their number. Who takes
+/// images asks this before they are relied upon, and who makes a table of them before memory is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Proportion {
+    pages: usize,
+    /// Depth of the main directory.
+    deepest: u32,
+    /// Depth of the directory of the crowd that began last.
+    crowd_deepest: Option<u32>,
+    /// Slots of the directories of the crowds before it.
+    crowd_slots: u64,
+}
+
+impl Proportion {
+    /// Notes the next image.
+    pub fn note(&mut self, extent: Extent) {
+        self.pages += 1;
+        self.deepest = self.deepest.max(extent.depth);
+        if let Some((prefix, depth)) = extent.second {
+            if prefix == 0 {
+                self.crowd_slots = self.slots_of_crowds();
+                self.crowd_deepest = None;
+            }
+            self.crowd_deepest = self.crowd_deepest.max(Some(depth));
+        }
+    }
+
+    /// Whether counters can be made again of so many images. Not if the table has outgrown its first images many times over; and all
+    /// crowds together may have as many slots as the main directory, or a few pages in each would ask for any memory.
+    #[must_use]
+    pub fn holds(self) -> bool {
+        let depth_max = depth_allowed(self.pages);
+        self.deepest <= depth_max && self.slots_of_crowds() <= slots(depth_max)
+    }
+
+    fn slots_of_crowds(self) -> u64 {
+        self.crowd_slots.saturating_add(self.crowd_deepest.map_or(0, slots))
+    }
+}
+
+/// Slots of a directory.
+fn slots(depth: u32) -> u64 {
+    1u64.checked_shl(depth).unwrap_or(u64::MAX)
+}
+
 impl Table {
     /// What a page covers.
     pub(in crate::engine::counters) fn extent(&self, page: &Page) -> Extent {
@@ -76,13 +121,20 @@ pub(in crate::engine::counters) struct Pages {
     named: Vec<(u64, u32, u32)>,
     /// The same for each crowd.
     crowded: Vec<Vec<(u64, u32, u32)>>,
+    proportion: Proportion,
 }
 
 impl Pages {
     pub(in crate::engine::counters) fn new(hashing: Hashing, pool: Pool, keys_max: usize) -> Pages {
         let mut table = Table::new(hashing, pool, keys_max);
         table.pages.clear();
-        Pages { table, next: Some(Cursor::START), named: Vec::new(), crowded: Vec::new() }
+        Pages {
+            table,
+            next: Some(Cursor::START),
+            named: Vec::new(),
+            crowded: Vec::new(),
+            proportion: Proportion::default(),
+        }
     }
 
     /// Adds the next page. Returns where it begins.
@@ -119,6 +171,7 @@ impl Pages {
         self.table.page_bytes += page.heap_bytes();
         self.table.len += page.len() as u64;
         self.table.pages.push(page);
+        self.proportion.note(extent);
         self.next = extent.end();
         Ok(start)
     }
@@ -150,10 +203,12 @@ impl Pages {
         if self.next.is_some() {
             return Err("pages do not tile the table: the last ones are missing");
         }
-        let depth_max = depth_allowed(self.table.pages.len());
-        self.table.directory = directory(&self.named, depth_max)?;
+        if !self.proportion.holds() {
+            return Err("pages are cut finer than so many pages can be");
+        }
+        self.table.directory = directory(&self.named);
         for (crowd, pages) in self.table.crowds.iter_mut().zip(&self.crowded) {
-            crowd.directory = directory(pages, depth_max)?;
+            crowd.directory = directory(pages);
             self.table.page_bytes += crowd.directory.heap_bytes();
         }
         Ok(self.table)
@@ -162,19 +217,16 @@ impl Pages {
 
 /// The depth up to which directories of images with so many pages are made: that of a table's own, and some more, since the pages of an
 /// image were not taken all at the same time.
-pub(in crate::engine::counters) fn depth_allowed(pages: usize) -> u32 {
+fn depth_allowed(pages: usize) -> u32 {
     pages.max(1).ilog2() + DIRECTORY_DEPTH_SLACK + IMAGE_DEPTH_SLACK
 }
 
-fn directory(named: &[(u64, u32, u32)], depth_max: u32) -> Result<Directory, &'static str> {
+fn directory(named: &[(u64, u32, u32)]) -> Directory {
     let depth = named.iter().map(|(_, depth, _)| *depth).max().unwrap_or(0);
-    if depth > depth_max {
-        return Err("pages are cut finer than so many pages can be");
-    }
     let mut directory = Directory { depth, slots: vec![0; 1 << depth] };
     for &(prefix, depth, value) in named {
         let first = top_bits(prefix, directory.depth);
         directory.slots[first..first + (1 << (directory.depth - depth))].fill(value);
     }
-    Ok(directory)
+    directory
 }
