@@ -472,11 +472,42 @@ fn growth(_: &mut Criterion) {
     println!("growth: {:.2} bytes a key on average, {worst:.2} at most (at {worst_at} keys)", sum / weight);
 }
 
+/// How long single increments take while the table grows by as much again, each of a new key: none may wait for a page that splits, or for
+/// anything larger, longer than that takes.
+fn single(_: &mut Criterion) {
+    if !is_selected("single") {
+        return;
+    }
+    let scale = scale();
+    let mut counters = filled(scale.small, TOP_CANDIDATES);
+    let stream = Stream::new(16, scale.small..2 * scale.small);
+    let mut outcomes = Vec::new();
+    let mut nanos = Vec::with_capacity(scale.small as usize);
+    for increment in stream.increments() {
+        outcomes.clear();
+        let begin = processor_nanos();
+        counters.apply_batch(&[increment], &mut outcomes);
+        nanos.push(processor_nanos() - begin);
+    }
+    nanos.sort_unstable();
+    let at = |part: f64| nanos[((nanos.len() - 1) as f64 * part) as usize] as f64 / 1_000.0;
+    println!(
+        "single increments while {} keys become {}: p50 {:.2} µs, p99 {:.2}, p99.9 {:.1}, p99.99 {:.1}, max {:.1}",
+        scale.small,
+        2 * scale.small,
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        at(0.9999),
+        at(1.0)
+    );
+}
+
 /// Pages of this process that are in memory.
 fn resident_bytes() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4_096
 }
 
-criterion_group!(benches, growth, table, pool, candidates, top, hostile);
+criterion_group!(benches, growth, single, table, pool, candidates, top, hostile);
 criterion_main!(benches);

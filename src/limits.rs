@@ -48,6 +48,8 @@ pub const TURN_OVERDUE_MAX: usize = 512;
 pub const CONNECTION_RECEIVE_BYTES: usize = 64 << 10;
 /// Bytes of replies sent to a connection before others have their turn.
 pub const CONNECTION_SEND_BYTES_MAX: usize = 256 << 10;
+/// Bytes of replies that are sent at the end of a turn even if somebody else waits for the next one.
+pub const REPLY_BYTES_AT_ONCE: usize = 32 << 10;
 /// Capacity of a connection's reply queue that is kept while the queue is empty.
 pub const CONNECTION_REPLY_BYTES_KEPT: usize = 4 << 10;
 /// Bytes of replies queued to all connections of a store; the connection whose reply exceeds it is cut off.
@@ -143,7 +145,7 @@ pub const VISIT_BYTES_MAX: usize = 256 << 10;
 /// How long a turn lasts, give or take one visit, before connections that have had their share wait for the next one.
 pub const TURN_MICROS_MAX: u64 = 200;
 /// After a turn with long reads, for how many times as long a store does other things before the next.
-pub const LONG_READ_PAUSE: u64 = 3;
+pub const LONG_READ_PAUSE: u64 = 9;
 /// For how long after a client asked for little others give way to it.
 pub const MODEST_MICROS: u64 = 20_000;
 /// Keys that TopK reads ask of a store in one turn, give or take one read: others must not wait long behind them.
@@ -307,6 +309,9 @@ pub const PAGE_KEYS_MAX: usize = 3_584;
 /// Bits by which the depth of a table's directory may exceed log2(keys / `PAGE_KEYS_MAX`), at most: so the directory
 /// has at most 64 slots for every full page's worth of keys, whatever hashes the keys were chosen for.
 pub const DIRECTORY_DEPTH_SLACK: u32 = 6;
+/// How many keys more than its even share of a TopK a shard is asked for at first, in standard deviations of what it may have. If it
+/// has more, it is asked again.
+pub const TOP_FIRST_MARGIN: usize = 4;
 /// Candidates the top-k set of a cluster's only shard certifies; with more shards each certifies fewer. A set
 /// holds up to twice as many before it is compacted.
 pub const TOP_CANDIDATES: usize = 2_048;

@@ -65,6 +65,7 @@ pub const ALL: &[Mutant] = &[
     Mutant { name: "replay-over-newer-pages", what: "replay applies an entry again to a page that is past it" },
     Mutant { name: "page-taken-as-of-the-start", what: "a page's image says that it is older than it is" },
     Mutant { name: "split-pages-skipped", what: "the walk over pages misses the sibling of one that has split" },
+    Mutant { name: "second-round-left-out", what: "a shard that may have more of the top is not asked again" },
     Mutant { name: "mark-not-logged", what: "a shard expires sessions by hearsay, without an entry of its log" },
 ];
 

@@ -192,7 +192,7 @@ impl Driver {
             self.clients.end_overdue(now, &mut self.gateway);
         }
         let has_read = self.settle(now, progress);
-        self.clients.flush(now, &mut self.gateway);
+        self.clients.flush(now, turn_ends.is_some(), &mut self.gateway);
         self.use_spare_time(now, progress);
         let reads_from = self.when_to_read(now, has_read, progress);
         progress.heartbeat_micros = match found_something {

@@ -45,7 +45,7 @@ use crate::engine::sessions::token::SessionSecret;
 use crate::engine::store::{Store, StoreConfig};
 use crate::engine::wal::WalConfig;
 use crate::ids::{Micros, StoreId};
-use crate::limits::{LISTEN_WAIT_MICROS_MAX, PAGE_KEYS_MAX, SHUTDOWN_MICROS_MAX, STOP_MICROS_MAX};
+use crate::limits::{LISTEN_WAIT_MICROS_MAX, PAGE_KEYS_MAX, SHUTDOWN_MICROS_MAX, STOP_MICROS_MAX, TOP_FIRST_MARGIN};
 
 /// What the main thread is told.
 #[derive(Debug)]
@@ -286,6 +286,7 @@ impl Opening {
             addresses: self.addresses,
             session_secret: self.session_secret,
             session_age_micros: self.store.session_age_micros,
+            top_margin: TOP_FIRST_MARGIN,
         };
         let started = self.clock.now();
         let mut progress = OpeningLog::new(id, self.clock);

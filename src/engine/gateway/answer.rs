@@ -1,13 +1,14 @@
 //! Answers in the making: what the parts of a request have said so far, and the reply they make together.
 
-use crate::engine::part::{PackedKeys, PartAnswer};
+use super::top::{TopList, Tops};
+use crate::engine::part::PartAnswer;
 use crate::engine::sessions::registry::Registered;
 use crate::engine::sessions::window::Fate;
 use crate::engine::status::StoreStatus;
 use crate::error::ErrorCode;
-use crate::ids::{Index, ShardId};
+use crate::ids::ShardId;
 use crate::wire::client::{
-    AttachReply, GetReply, IncrementReply, Part, Resolution, ResolveReply, ResolvedPart, ScanReply, TopKReply,
+    AttachReply, GetReply, IncrementReply, Part, Resolution, ResolveReply, ResolvedPart, ScanReply,
 };
 
 /// An answer in the making.
@@ -22,8 +23,7 @@ pub(super) enum Answer {
         refused: Refused,
     },
     TopK {
-        k: usize,
-        lists: Vec<TopList>,
+        tops: Tops,
         refused: Refused,
     },
     Status {
@@ -56,13 +56,6 @@ pub(super) enum Answer {
 pub(super) struct Refused {
     parts: usize,
     code: Option<ErrorCode>,
-}
-
-pub(super) struct TopList {
-    shard: ShardId,
-    index: Index,
-    keys: PackedKeys,
-    counts: Vec<i64>,
 }
 
 impl Answer {
@@ -107,8 +100,8 @@ impl Answer {
                     reply.found[position] = u8::from(count.is_some());
                 }
             }
-            (Answer::TopK { lists, .. }, PartAnswer::Top { index, keys, counts, .. }) => {
-                lists.push(TopList { shard, index, keys, counts });
+            (Answer::TopK { tops, .. }, PartAnswer::Top { index, keys, counts, exhausted }) => {
+                tops.take(TopList { shard, index, keys, counts, exhausted });
             }
             (Answer::Status { stores, .. }, PartAnswer::Status(status)) => stores.push(*status),
             (Answer::Register { registered, .. }, PartAnswer::Registered(said)) => *registered = Some(said),
@@ -155,6 +148,10 @@ impl Answer {
 }
 
 impl Refused {
+    pub(super) fn is_any(self) -> bool {
+        self.parts > 0
+    }
+
     fn note(&mut self, code: ErrorCode) {
         self.parts += 1;
         let promise = |code: ErrorCode| (code.is_definite(), !code.is_transient(), code.settles());
@@ -196,31 +193,4 @@ fn resolved(shard: ShardId, fate: Fate) -> ResolvedPart {
         Fate::Fenced(index) => ResolvedPart { resolution: Resolution::Fenced, applied_index: index, ..part },
         Fate::Forgotten => ResolvedPart { resolution: Resolution::Forgotten, ..part },
     }
-}
-
-/// The first `k` of all lists, each of which is exact and sorted: highest count first, ties in ascending byte order. Every key lives on
-/// one shard, so nothing has to be added up.
-pub(super) fn merge(k: usize, mut lists: Vec<TopList>) -> TopKReply {
-    lists.sort_by_key(|list| list.shard);
-    let mut entries: Vec<(i64, &[u8], usize)> = Vec::new();
-    for (place, list) in lists.iter().enumerate() {
-        entries.extend(list.keys.iter().zip(&list.counts).map(|(key, &count)| (count, key, place)));
-    }
-    let order = |a: &(i64, &[u8], usize), b: &(i64, &[u8], usize)| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1));
-    if entries.len() > k {
-        entries.select_nth_unstable_by(k - 1, order);
-        entries.truncate(k);
-    }
-    entries.sort_unstable_by(order);
-    let mut reply = TopKReply::default();
-    let mut own = vec![0u32; lists.len()];
-    for (count, key, place) in entries {
-        reply.keys.push(key);
-        reply.counts.push(count);
-        own[place] += 1;
-    }
-    let part =
-        |(list, keys): (&TopList, u32)| Part { shard: list.shard, keys, applied_index: list.index, first_position: 0 };
-    reply.parts = lists.iter().zip(own).map(part).collect();
-    reply
 }

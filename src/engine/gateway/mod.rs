@@ -11,6 +11,7 @@ mod answer;
 mod split;
 #[cfg(test)]
 mod tests;
+mod top;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
@@ -33,8 +34,9 @@ use crate::wire::client::{
     ResolveReply, ScanRequest, Status, Welcome, decode_request,
 };
 use crate::wire::frame::{Frame, Kind};
-use answer::{Answer, Refused, merge};
+use answer::{Answer, Refused};
 use split::Split;
+use top::Tops;
 
 /// What a gateway is told about itself.
 #[derive(Clone, Debug)]
@@ -53,6 +55,9 @@ pub struct GatewayConfig {
     pub session_secret: SessionSecret,
     /// Age at which sessions expire, as their openers are told.
     pub session_age_micros: u64,
+    /// How many keys more than its share a shard is asked for at first in a TopK, in standard deviations:
+    /// [`TOP_FIRST_MARGIN`](crate::limits::TOP_FIRST_MARGIN) but in simulations.
+    pub top_margin: usize,
 }
 
 /// Names a client connection within its store. Never reused.
@@ -269,8 +274,19 @@ impl Gateway {
         };
         pending.answer.take(reply.ticket.part as usize, reply.shard, reply.body);
         pending.missing -= 1;
-        if pending.missing == 0 {
-            self.finish(reply.ticket.slot);
+        if pending.missing > 0 {
+            return;
+        }
+        let again = match &mut pending.answer {
+            Answer::TopK { tops, refused } if !refused.is_any() => Some((tops.insufficient(), tops.k())),
+            _ => None,
+        };
+        match again {
+            Some((shards, k)) if !shards.is_empty() => {
+                pending.missing = shards.len();
+                self.ask_again(reply.ticket, &shards, k);
+            }
+            _ => self.finish(reply.ticket.slot),
         }
     }
 
@@ -410,8 +426,17 @@ impl Gateway {
     }
 
     fn split_top(&mut self, ticket: Ticket, k: u32) -> (Answer, usize) {
-        let parts = self.ask_all(ticket, &PartBody::TopK { k });
-        (Answer::TopK { k: k as usize, lists: Vec::new(), refused: Refused::default() }, parts)
+        let tops = Tops::new(k as usize, self.config.map.shards.len(), self.config.top_margin);
+        let parts = self.ask_all(ticket, &PartBody::TopK { k: tops.asked() as u32 });
+        (Answer::TopK { tops, refused: Refused::default() }, parts)
+    }
+
+    /// Asks shards for the whole of a TopK.
+    fn ask_again(&mut self, ticket: Ticket, shards: &[ShardId], k: usize) {
+        let map = Arc::clone(&self.config.map);
+        let asked = map.shards.iter().filter(|range| shards.contains(&range.shard));
+        let body = |shard| PartRequest { ticket, shard, body: PartBody::TopK { k: k as u32 } };
+        self.output.parts.extend(asked.map(|range| (range.store, body(range.shard))));
     }
 
     fn split_resolve(
@@ -522,8 +547,8 @@ impl Gateway {
             Answer::Get { reply, .. } => {
                 self.reply(connection, false, |encoder, out| encoder.get_reply(out, id, &reply));
             }
-            Answer::TopK { k, lists, .. } => {
-                let reply = merge(k, lists);
+            Answer::TopK { tops, .. } => {
+                let reply = tops.merge();
                 self.reply(connection, false, |encoder, out| encoder.top_k_reply(out, id, &reply));
             }
             Answer::Register { registered: Some(Registered::Opened { session, epoch, progress, resumed }), .. } => {

@@ -38,6 +38,7 @@ impl Subject {
             addresses: vec![address(0), address(1)],
             session_secret: SECRET,
             session_age_micros: 1_000,
+            top_margin: 4,
         };
         Subject { gateway: Gateway::new(config, Micros(0)), encoder: Encoder::new(), now: Micros(0) }
     }

@@ -18,9 +18,9 @@ use crate::engine::gateway::{ConnectionId, Gateway, ReplyFrame};
 use crate::error::ErrorCode;
 use crate::ids::Micros;
 use crate::limits::{
-    LINGER_MICROS_MAX, LINGERING_CONNECTIONS_MAX, MODEST_MICROS, OVERDUE_GRACE_MICROS, REQUEST_BYTES_MAX,
-    SOLE_CLIENT_SPIN_MICROS_MAX, SOLE_CLIENT_WAIT_MICROS_MAX, STORE_REPLY_BYTES_MAX, TURN_BYTES_MAX, TURN_INPUTS_MAX,
-    TURN_OVERDUE_MAX, VISIT_BYTES_MAX, VISIT_INPUTS_MAX,
+    LINGER_MICROS_MAX, LINGERING_CONNECTIONS_MAX, MODEST_MICROS, OVERDUE_GRACE_MICROS, REPLY_BYTES_AT_ONCE,
+    REQUEST_BYTES_MAX, SOLE_CLIENT_SPIN_MICROS_MAX, SOLE_CLIENT_WAIT_MICROS_MAX, STORE_REPLY_BYTES_MAX, TURN_BYTES_MAX,
+    TURN_INPUTS_MAX, TURN_OVERDUE_MAX, VISIT_BYTES_MAX, VISIT_INPUTS_MAX,
 };
 use crate::runtime::config::ClientLimits;
 use crate::runtime::executors::cede;
@@ -308,14 +308,16 @@ impl Clients {
         }
     }
 
-    /// Sends each connection its replies of this turn, and ends the connections that are over.
-    pub fn flush(&mut self, now: Micros, gateway: &mut Gateway) {
+    /// Sends each connection its replies of this turn, and ends the connections that are over. In a hurry, those with much to
+    /// send ring patiently instead.
+    pub fn flush(&mut self, now: Micros, in_a_hurry: bool, gateway: &mut Gateway) {
         let mut dirty = mem::take(&mut self.dirty);
         for id in dirty.drain(..) {
             let Some(connection) = connection_mut(&mut self.slots, id) else { continue };
             connection.dirty = false;
             let before = connection.reply_bytes();
-            if !connection.send(now) {
+            let waits = in_a_hurry && before > REPLY_BYTES_AT_ONCE && connection.state != State::Broken;
+            if waits || !connection.send(now) {
                 ring_patiently(&self.inbox, id, connection);
             }
             self.reply_bytes -= before - connection.reply_bytes();

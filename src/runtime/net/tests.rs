@@ -82,6 +82,7 @@ async fn drive(
         addresses: Vec::new(),
         session_secret: SessionSecret([0; 16]),
         session_age_micros: 1,
+        top_margin: 0,
     };
     let (clock, inbox, mut alarm) = (Clock::start(), Rc::new(Inbox::default()), Alarm::default());
     let mut clients = Clients::new(inbox.clone(), limits);
@@ -121,7 +122,7 @@ async fn drive(
         }
         let output = gateway.take_output();
         clients.queue(&output.bytes, &output.frames);
-        clients.flush(now, &mut gateway);
+        clients.flush(now, false, &mut gateway);
         if let Some(id) = looked_at.filter(|_| sole) {
             clients.await_request(id);
         }

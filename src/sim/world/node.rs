@@ -391,6 +391,7 @@ impl World {
                     addresses: addresses.clone(),
                     session_secret: SessionSecret([7; 16]),
                     session_age_micros: config.session_age_micros,
+                    top_margin: 0,
                 },
                 now,
             );

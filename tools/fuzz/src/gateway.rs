@@ -111,6 +111,7 @@ impl Node {
             addresses,
             session_secret,
             session_age_micros,
+            top_margin: 0,
         };
         let gateway = Gateway::new(config, now);
         let memory_bytes_max = u64::MAX;
