@@ -144,6 +144,8 @@ pub const VISIT_INPUTS_MAX: usize = 16;
 pub const VISIT_BYTES_MAX: usize = 256 << 10;
 /// How long a turn lasts, give or take one visit, before connections that have had their share wait for the next one.
 pub const TURN_MICROS_MAX: u64 = 200;
+/// A turn with reads is a long one from here on.
+pub const LONG_READ_MICROS: u64 = 2_000;
 /// After a turn with long reads, for how many times as long a store does other things before the next.
 pub const LONG_READ_PAUSE: u64 = 9;
 /// For how long after a client asked for little others give way to it.
@@ -315,8 +317,10 @@ pub const TOP_FIRST_MARGIN: usize = 4;
 /// Candidates the top-k set of a cluster's only shard certifies; with more shards each certifies fewer. A set
 /// holds up to twice as many before it is compacted.
 pub const TOP_CANDIDATES: usize = 2_048;
+/// Candidates the set of one of many shards certifies, at least.
+pub const TOP_CANDIDATES_MIN: usize = 128;
 /// Candidates that a read of the top looks at, at least: the best of the set, half as many more as were last asked for.
-pub const TOP_HEAD_MIN: usize = 128;
+pub const TOP_HEAD_MIN: usize = 16;
 /// Members of the set that one slice of background work looks at. A set of up to four times as many is compacted at once.
 pub const TOP_SLICE_MEMBERS: usize = TOP_CANDIDATES / 2;
 /// Candidates of a shard, at most, however often counts that fall make it walk its table.
@@ -349,7 +353,11 @@ const _: () = {
     assert!(PAGE_BLOCKS_MAX * BLOCK_BYTES == 1 << 16);
     // A set of the usual size is compacted at once.
     assert!(2 * TOP_CANDIDATES <= 4 * TOP_SLICE_MEMBERS);
-    assert!(TOP_CANDIDATES <= TOP_CANDIDATES_MAX && TOP_KEYS_MAX + TOP_KEYS_MAX / 4 <= TOP_CANDIDATES_MAX);
+    assert!(
+        TOP_CANDIDATES_MIN <= TOP_CANDIDATES
+            && TOP_CANDIDATES <= TOP_CANDIDATES_MAX
+            && TOP_KEYS_MAX + TOP_KEYS_MAX / 4 <= TOP_CANDIDATES_MAX
+    );
     assert!(BATCH_KEYS_MAX * 32 + SHARDS_MAX * 32 + 4_096 <= REPLY_BYTES_MAX);
     assert!(SHARDS_MAX + STORES_MAX + 16 <= FLATBUFFER_TABLES_MAX);
     assert!(WAL_SEGMENT_BYTES_MIN <= WAL_SEGMENT_BYTES_DEFAULT && WAL_SEGMENT_BYTES_DEFAULT <= WAL_SEGMENT_BYTES_MAX);

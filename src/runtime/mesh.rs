@@ -137,6 +137,7 @@ impl Mesh {
     }
 
     /// The next message of a neighbour whose bell rang. `None` if there is none now; then the bell rings when there is.
+    /// To ask again and again before it rings is not possible: each time leaves a further waker behind, and glommio allows a task 32,767.
     pub fn receive(&mut self, from: StoreId) -> Option<Message> {
         let neighbour = self.neighbours.get_mut(usize::from(from.0))?.as_mut()?;
         let context = &mut Context::from_waker(neighbour.bell.waker());

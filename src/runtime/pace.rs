@@ -12,7 +12,7 @@
 //! While nobody is modest, nobody has to wait for anything, and large turns are cheaper than many.
 
 use crate::ids::Micros;
-use crate::limits::{LONG_READ_PAUSE, MODEST_MICROS, TURN_MICROS_MAX};
+use crate::limits::{LONG_READ_MICROS, LONG_READ_PAUSE, MODEST_MICROS, TURN_MICROS_MAX};
 
 /// What a driver knows of it.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ impl Pace {
     /// A turn with long reads has ended.
     pub(super) fn has_read(&mut self, began: Micros, ended: Micros) {
         let took = ended.0.saturating_sub(began.0);
-        let pause = if took > TURN_MICROS_MAX && ended < self.modest_until { LONG_READ_PAUSE * took } else { 0 };
+        let pause = if took > LONG_READ_MICROS && ended < self.modest_until { LONG_READ_PAUSE * took } else { 0 };
         self.reads_from = ended.plus(pause);
     }
 }
@@ -49,7 +49,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const LONG: u64 = 10 * TURN_MICROS_MAX;
+    const LONG: u64 = 10 * LONG_READ_MICROS;
 
     #[test]
     fn turns_and_reads_take_their_time_while_nobody_is_modest() {
@@ -69,7 +69,7 @@ mod tests {
         assert_eq!(pace.turn_ends(now), Some(now.plus(TURN_MICROS_MAX)));
         pace.has_read(now, now.plus(LONG));
         assert_eq!(pace.reads_from(), now.plus((1 + LONG_READ_PAUSE) * LONG));
-        pace.has_read(now, now.plus(TURN_MICROS_MAX));
-        assert_eq!(pace.reads_from(), now.plus(TURN_MICROS_MAX), "short ones hold up nobody");
+        pace.has_read(now, now.plus(LONG_READ_MICROS));
+        assert_eq!(pace.reads_from(), now.plus(LONG_READ_MICROS), "short ones hold up nobody");
     }
 }

@@ -74,7 +74,9 @@ use super::arena::Entry;
 use super::compaction::{Compaction, Pairs, named};
 use super::table::{Cursor, Member, Place, Table};
 use crate::engine::part::PackedKeys;
-use crate::limits::{APPLY_CHUNK_KEYS, TOP_CANDIDATES, TOP_CANDIDATES_MAX, TOP_HEAD_MIN, TOP_LARGER_INCREMENTS};
+use crate::limits::{
+    APPLY_CHUNK_KEYS, TOP_CANDIDATES, TOP_CANDIDATES_MAX, TOP_CANDIDATES_MIN, TOP_HEAD_MIN, TOP_LARGER_INCREMENTS,
+};
 
 /// Candidates that each of `shards` shards certifies, so that together they answer for the top [`TOP_CANDIDATES`] / 2 of all
 /// without a walk. Keys fall to shards at random: of the top K, one of S shards holds some K / S, and hardly ever more than that
@@ -82,7 +84,7 @@ use crate::limits::{APPLY_CHUNK_KEYS, TOP_CANDIDATES, TOP_CANDIDATES_MAX, TOP_HE
 #[must_use]
 pub fn candidates_for(shards: usize) -> usize {
     let mean = TOP_CANDIDATES / 2 / shards.max(1);
-    (2 * (mean + 3 * mean.isqrt() + 2)).clamp(TOP_HEAD_MIN, TOP_CANDIDATES)
+    (2 * (mean + 3 * mean.isqrt() + 2)).clamp(TOP_CANDIDATES_MIN, TOP_CANDIDATES)
 }
 
 /// The highest counters of a shard.
