@@ -323,7 +323,8 @@ impl Group {
             if !with_entries && (probes || !(peer.nudge || peer.told < self.commit)) {
                 return;
             }
-            let (entries, bytes) = if with_entries { self.log.batch(peer.next()) } else { (Vec::new(), 0) };
+            let (entries, bytes) =
+                if with_entries { self.log.batch(peer.next(), self.batch_entries_max) } else { (Vec::new(), 0) };
             let last = entries.last().map(|entry| entry.index);
             let number = peer.sends(last, bytes, self.commit);
             let to = peer.replica;

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use super::message::Entry;
 use crate::engine::checkpoint::Point;
 use crate::ids::{Index, Term};
-use crate::limits::{APPEND_BYTES_TARGET, APPEND_ENTRIES_MAX, RAFT_ENTRY_OVERHEAD_BYTES};
+use crate::limits::{APPEND_BYTES_TARGET, RAFT_ENTRY_OVERHEAD_BYTES};
 
 #[derive(Debug)]
 pub(super) struct Log {
@@ -108,7 +108,7 @@ impl Log {
     }
 
     /// Entries from an index on for one message, with their bytes: at least one if there is one.
-    pub(super) fn batch(&self, from: Index) -> (Vec<Entry>, usize) {
+    pub(super) fn batch(&self, from: Index, entries_max: usize) -> (Vec<Entry>, usize) {
         let Some(start) = from.0.checked_sub(self.before.index.0 + 1) else { return (Vec::new(), 0) };
         let mut bytes = 0;
         let mut fits = |entry: &&Entry| {
@@ -117,7 +117,7 @@ impl Log {
             first || bytes <= APPEND_BYTES_TARGET
         };
         let rest = self.entries.range((start as usize).min(self.entries.len())..);
-        let count = rest.clone().take(APPEND_ENTRIES_MAX).take_while(&mut fits).count();
+        let count = rest.clone().take(entries_max).take_while(&mut fits).count();
         let entries: Vec<Entry> = rest.take(count).cloned().collect();
         let bytes = entries.iter().map(bytes_of).sum();
         (entries, bytes)
@@ -203,7 +203,7 @@ mod tests {
             let payload = Rc::new(vec![0; APPEND_BYTES_TARGET / 2]);
             log.append(Entry { term: Term(1), index: Index(index), payload });
         }
-        let batch = |from| log.batch(Index(from)).0.iter().map(|entry| entry.index.0).collect::<Vec<_>>();
+        let batch = |from| log.batch(Index(from), 9).0.iter().map(|entry| entry.index.0).collect::<Vec<_>>();
         assert_eq!((batch(1), batch(5), batch(6), batch(0)), (vec![1], vec![5], vec![], vec![]));
         assert_eq!(log.payload_bytes_behind(Index(3)), APPEND_BYTES_TARGET);
     }

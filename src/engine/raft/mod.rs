@@ -95,6 +95,8 @@ pub struct Setup {
     pub replica: ReplicaId,
     /// How long things take.
     pub timing: Timing,
+    /// Entries in one message, at most: [`APPEND_ENTRIES_MAX`](crate::limits::APPEND_ENTRIES_MAX) but in tests.
+    pub batch_entries_max: usize,
     /// What its randomness is made of; another one in each life of the process.
     pub seed: u64,
 }
@@ -180,6 +182,7 @@ pub struct Group {
     shard: ShardId,
     me: ReplicaId,
     timing: Timing,
+    batch_entries_max: usize,
     prng: Prng,
     role: Role,
     term: Term,
@@ -220,6 +223,7 @@ impl Group {
             shard: setup.shard,
             me: setup.replica,
             timing: setup.timing,
+            batch_entries_max: setup.batch_entries_max,
             prng,
             role: Role::Follower,
             term,

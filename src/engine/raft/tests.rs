@@ -28,7 +28,7 @@ fn restored(term: u64, commit: u64, entries: &[(u64, u64)]) -> Restored {
 fn group(voters: u64, restored: Restored) -> Group {
     let places: Vec<Place> = (0..voters).map(|_| Place::default()).collect();
     let configuration = (Index(0), Configuration::initial(&places).expect("a configuration"));
-    let setup = Setup { shard: ShardId(1), replica: ME, timing: Timing::default(), seed: 1 };
+    let setup = Setup { shard: ShardId(1), replica: ME, timing: Timing::default(), batch_entries_max: 9, seed: 1 };
     Group::new(&setup, Restored { configuration, ..restored }, NOW)
 }
 

@@ -22,7 +22,7 @@ use crate::engine::raft::{Entry, Group, Restored as State, Setup, Timing};
 use crate::engine::replica::Replica;
 use crate::engine::wal::{GroupState, Record, Recovered, Survey, WalIdentity};
 use crate::ids::{CheckpointNumber, Index, KeyHash, Micros, ShardId};
-use crate::limits::REPLAY_PROGRESS_RECORDS;
+use crate::limits::{APPEND_ENTRIES_MAX, REPLAY_PROGRESS_RECORDS};
 
 /// What a store that was opened had found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -318,7 +318,8 @@ impl Recovering {
         };
         // Only groups of several voters draw from it; two stores of a node and two lives of one should not draw alike.
         let seed = mix(now.0 ^ mix(me.0 ^ mix(u64::from(shard.0))));
-        let setup = Setup { shard, replica: me, timing: Timing::default(), seed };
+        let (timing, batch_entries_max) = (Timing::default(), APPEND_ENTRIES_MAX);
+        let setup = Setup { shard, replica: me, timing, batch_entries_max, seed };
         let group = Group::new(&setup, state, now);
         Ok((Replica::new(shard, group, self.machine, self.range.0, self.range.1), self.restored))
     }

@@ -25,7 +25,7 @@ impl World {
         self.network.heal();
         self.swarm.lags = false;
         for at in 0..self.stores.len() {
-            self.stores[at].is_stuck = false;
+            (self.stores[at].is_stuck, self.stores[at].dozes) = (false, false);
             self.start(at)?;
         }
         let mut goals = vec![Goal::default(); self.truths.len()];

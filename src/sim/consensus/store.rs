@@ -25,12 +25,23 @@ pub(super) struct Replica {
     pub(super) whole_from: Index,
     /// Pieces of checkpoints that have come in.
     pub(super) incoming: BTreeMap<CheckpointId, Vec<u8>>,
-    /// Reads that wait, with what was committed when they were asked.
-    pub(super) reads: BTreeMap<ReadToken, Index>,
+    /// Reads that wait.
+    pub(super) reads: BTreeMap<ReadToken, Asked>,
     /// What its group has asked for about checkpoints.
     pub(super) works: VecDeque<CheckpointWork>,
     /// When others were last heard by this leader.
     pub(super) heard: BTreeMap<ReplicaId, Micros>,
+}
+
+/// A read, as it was asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    /// What was committed then.
+    pub(super) committed: Index,
+    /// In which event.
+    pub(super) event: u64,
+    /// Term and configuration, if a leader was asked.
+    pub(super) of: Option<(Term, Index)>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,6 +97,8 @@ pub(super) struct Store {
     pub(super) bundle: Bundle,
     /// The disk does not move.
     pub(super) is_stuck: bool,
+    /// Its clock stands still: it hears, and nothing is ever due.
+    pub(super) dozes: bool,
     /// When the log last moved, or had nothing to do.
     pub(super) moved_at: Micros,
     next_number: CheckpointNumber,
@@ -107,6 +120,7 @@ impl Store {
             gated: VecDeque::new(),
             bundle: Bundle::default(),
             is_stuck: false,
+            dozes: false,
             moved_at: Micros(0),
             next_number: CheckpointNumber(0),
             lives: 0,
@@ -173,7 +187,7 @@ impl Store {
         self.pending.clear();
         self.gated.clear();
         self.writing = None;
-        self.is_up = false;
+        (self.is_up, self.dozes) = (false, false);
         self.bundle = Bundle::default();
         self.replicas.iter_mut().for_each(|replica| *replica = None);
         Ok(())

@@ -42,6 +42,8 @@ pub(super) enum Action {
     Transfer,
     /// Owners stop applying, or apply again.
     Lag,
+    /// A store's clock stops, or goes on.
+    Doze,
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +57,8 @@ pub(super) struct Swarm {
     pub(super) lags: bool,
     /// Proposals at a time, at most.
     pub(super) burst: usize,
+    /// Entries in one message, at most.
+    pub(super) batch: usize,
     /// By choice.
     actions: Vec<Action>,
 }
@@ -77,16 +81,18 @@ const HOSTILE: &[(Action, usize)] = &[
     (Action::Change, 8),
     (Action::Transfer, 4),
     (Action::Lag, 3),
+    (Action::Doze, 4),
 ];
 
 impl Swarm {
     pub(super) fn draw(entropy: &mut Entropy) -> Swarm {
         let mut below = |bound: u64| entropy.below(bound).unwrap_or(0) as usize;
-        let stores = 3 + [0, 0, 0, 1, 1, 2, 3, 4][below(8)];
+        let stores = 3 + [0, 0, 0, 1, 2, 2, 3, 4][below(8)];
         let groups = [1, 1, 1, 1, 1, 2, 3, 4][below(8)];
-        let voters = [3, 3, 3, 2, 1, 4, 5, 3][below(8)].min(stores);
+        let voters = [3, 3, 3, 2, 1, 4, 5, 5][below(8)].min(stores);
         let reorders = below(3) > 0;
         let burst = [1, 1, 3, 12][below(4)];
+        let batch = [1_024, 1, 2, 5][below(4)];
         let mut actions = Vec::new();
         for &(action, share) in USUAL {
             actions.extend(std::iter::repeat_n(action, share));
@@ -100,13 +106,13 @@ impl Swarm {
                 actions.extend([Action::Heal; 3]);
             }
         }
-        Swarm { stores, groups, voters, reorders, lags: false, burst, actions }
+        Swarm { stores, groups, voters, reorders, lags: false, burst, batch, actions }
     }
 
     /// Nothing but the given actions, in equal shares: what is enumerated.
     pub(super) fn plain(stores: usize, actions: &[Action]) -> Swarm {
         let actions = actions.to_vec();
-        Swarm { stores, groups: 1, voters: stores, reorders: true, lags: false, burst: 1, actions }
+        Swarm { stores, groups: 1, voters: stores, reorders: true, lags: false, burst: 1, batch: 2, actions }
     }
 
     pub(super) fn choices(&self) -> u64 {

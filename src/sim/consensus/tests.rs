@@ -1,6 +1,30 @@
 //! The core world in small: fixed seeds, each run twice.
 
+use std::panic::catch_unwind;
+
 use super::*;
+use crate::mutant;
+
+#[test]
+fn every_bug_of_the_core_is_noticed() {
+    let mut survivors = Vec::new();
+    for mutant in mutant::CORE {
+        // An assertion that a bug runs into has noticed it too.
+        let noticed = |seed| !matches!(catch_unwind(|| mutant::with(mutant, || run(seed))), Ok(Ok(_)));
+        if !(0..20_000).any(noticed) {
+            survivors.push(mutant.name);
+        }
+    }
+    assert!(survivors.is_empty(), "20,000 seeds did not notice {survivors:?}");
+}
+
+/// Seeds that found something once, as they are now: what they found is told in ARCHITECTURE.md.
+#[test]
+fn seeds_that_failed_once_hold() {
+    for seed in [7, 33, 40, 212, 2_413, 10_878, 17_168, 27_837] {
+        run(seed).unwrap_or_else(|violation| panic!("{violation}"));
+    }
+}
 
 #[test]
 fn every_short_sequence_of_events_holds() {

@@ -28,6 +28,8 @@ pub(super) struct Truth {
     configurations: Vec<(Index, Configuration)>,
     leaders: BTreeMap<Term, ReplicaId>,
     votes: BTreeMap<(Term, ReplicaId), ReplicaId>,
+    /// The last event in which a voter heard the leader of a term, and took it for that.
+    confirmed: BTreeMap<(Term, ReplicaId), u64>,
     /// Terms that replicas have told others of, durably.
     promised: BTreeMap<ReplicaId, Term>,
     /// Proposals that were refused.
@@ -38,6 +40,17 @@ pub(super) struct Truth {
     places: BTreeMap<ReplicaId, u64>,
     /// The nodes of replicas by the latest entry that names them, whatever becomes of it.
     rumoured: BTreeMap<ReplicaId, u64>,
+}
+
+/// The plain meaning of a quorum: more than half of each half.
+pub(super) fn is_quorum(configuration: &Configuration, has: impl Fn(&ReplicaId) -> bool) -> bool {
+    let half = |half: Vec<ReplicaId>| 2 * half.iter().filter(|voter| has(voter)).count() > half.len();
+    let members = configuration.members().iter();
+    let voters = |outgoing: bool| {
+        let votes = members.clone().filter(move |member| if outgoing { member.outgoing } else { member.incoming });
+        votes.map(|member| member.replica).collect()
+    };
+    half(voters(false)) && (!configuration.is_joint() || half(voters(true)))
 }
 
 /// The digest of what an entry says.
@@ -65,6 +78,12 @@ impl Truth {
         Index(self.committed.len() as u64)
     }
 
+    /// The term of a committed entry.
+    pub(super) fn term_of_committed(&self, index: Index) -> Option<Term> {
+        let place = (index.0 as usize).checked_sub(1);
+        place.map_or(Some(Term(0)), |place| self.committed.get(place).map(|content| content.term))
+    }
+
     /// The state after an entry, which is committed.
     pub(super) fn state_at(&self, index: Index) -> Option<u64> {
         self.states.get(index.0 as usize).copied()
@@ -80,8 +99,11 @@ impl Truth {
         self.places.get(&replica).or_else(|| self.rumoured.get(&replica)).copied()
     }
 
-    /// A replica begins on a node: the only one of its id, ever.
+    /// A replica begins on a node: the only one of its id, ever, and a member.
     pub(super) fn begins(&mut self, replica: ReplicaId, node: u64) -> Result<(), String> {
+        if !self.configurations.iter().any(|(_, configuration)| configuration.member(replica).is_some()) {
+            return Err(format!("replica {replica} begins, and the entry that adds it may yet get lost"));
+        }
         match self.places.insert(replica, node) {
             Some(other) if other != node => Err(format!("replica {replica} lives on nodes {other} and {node}")),
             _ => Ok(()),
@@ -151,6 +173,10 @@ impl Truth {
         if known != replica {
             return Err(format!("election safety: replicas {known} and {replica} lead in term {term}"));
         }
+        let voted = |voter: &ReplicaId| self.votes.get(&(term, *voter)) == Some(&replica);
+        if !is_quorum(group.configuration().1, voted) {
+            return Err(format!("the leader of term {term} has no quorum's votes"));
+        }
         if group.last() < self.committed() {
             return Err(format!("leader completeness: the leader of term {term} lacks entry {}", self.committed()));
         }
@@ -170,6 +196,22 @@ impl Truth {
         } else {
             Err(format!("replica {voter} voted for {known} and for {candidate} in term {term}"))
         }
+    }
+
+    /// Whether a leader of a term may change the configuration of an entry.
+    pub(super) fn may_change(&self, based_on: Index, term: Term) -> bool {
+        based_on <= self.committed() && self.committed.last().is_some_and(|content| content.term >= term)
+    }
+
+    /// A voter has heard the leader of a term, in this event.
+    pub(super) fn confirms(&mut self, term: Term, voter: ReplicaId, event: u64) {
+        self.confirmed.insert((term, voter), event);
+    }
+
+    /// Whether the leader of a term was confirmed by a quorum since an event.
+    pub(super) fn is_confirmed(&self, leader: &Group, since: u64) -> bool {
+        let confirmed = |voter: &ReplicaId| self.confirmed.get(&(leader.term(), *voter)).is_some_and(|at| *at >= since);
+        is_quorum(leader.configuration().1, |voter| *voter == leader.replica() || confirmed(voter))
     }
 
     /// A replica told others, behind its log, of a term: it never goes back behind it.

@@ -4,7 +4,7 @@ use super::disk::{Durable, File, Logged};
 use super::entropy::Entropy;
 use super::network::{Content, Network, Packet};
 use super::report::Report;
-use super::store::{Replica, Store};
+use super::store::{Asked, Replica, Store};
 use super::swarm::{Action, Swarm};
 use super::truth::{self, Truth};
 use crate::engine::checkpoint::{Kept, Reference};
@@ -36,6 +36,8 @@ pub(super) struct World {
     pub(super) report: Report,
     /// Numbers for payloads and reads.
     next: u64,
+    /// Counts what has happened to replicas.
+    events: u64,
     effects: Effects,
     tracer: Option<Tracer>,
 }
@@ -57,6 +59,7 @@ impl World {
             truths: Vec::new(),
             report: Report::default(),
             next: 1,
+            events: 0,
             effects: Effects::default(),
             tracer,
             swarm,
@@ -96,7 +99,7 @@ impl World {
             self.truths[group].restarts(durable.replica, durable.term)?;
             let (restored, state) = durable.restore(&store.files[group])?;
             let (kept_from, whole_from) = (restored.before.index, restored.whole_from);
-            let setup = setup(group, durable.replica, store.lives, at);
+            let setup = setup(group, durable.replica, store.lives, at, self.swarm.batch);
             let raft = Group::new(&setup, restored, self.now);
             store.replicas[group] = Some(Replica::new(raft, state, kept_from, whole_from));
         }
@@ -148,6 +151,10 @@ impl World {
             Action::Change => self.change()?,
             Action::Transfer => self.transfer()?,
             Action::Lag => self.swarm.lags ^= true,
+            Action::Doze => {
+                let at = self.pick(self.stores.len());
+                self.stores[at].dozes ^= true;
+            }
         }
         Ok(true)
     }
@@ -173,7 +180,11 @@ impl World {
         match content {
             Content::One(envelope) => self.receive(to, envelope)?,
             Content::Beats(frame) => {
-                for envelope in frame.envelopes() {
+                let arrived: Vec<Envelope> = frame.envelopes().collect();
+                if arrived.iter().zip(&frame.beats).any(|(envelope, beat)| envelope.term != beat.term) {
+                    return Err("a heartbeat arrives with another term than it left with".into());
+                }
+                for envelope in arrived {
                     self.receive(to, envelope)?;
                 }
             }
@@ -194,7 +205,7 @@ impl World {
             // A replica that has been added: it begins empty, and whatever was here before is done with for good.
             store.log(group, Logged::Begin(envelope.to));
             self.truths[group].begins(envelope.to, store.place.node.0)?;
-            let setup = setup(group, envelope.to, store.lives, at);
+            let setup = setup(group, envelope.to, store.lives, at, self.swarm.batch);
             let (restored, state) = Durable::default().restore(&store.files[group])?;
             let raft = Group::new(&setup, restored, self.now);
             store.replicas[group] = Some(Replica::new(raft, state, Index(0), Index(0)));
@@ -205,10 +216,18 @@ impl World {
         if replica.group.is_leader() && envelope.term == replica.group.term() {
             replica.heard.insert(envelope.from, now);
         }
+        self.events += 1;
+        let beat = matches!(envelope.message, Message::Heartbeat { .. }).then_some((envelope.term, envelope.to));
         if self.tracer.is_some() {
             self.trace(|| format!("  {at} takes {envelope:?}"));
         }
-        self.with(at, group, |raft, effects| raft.receive(now, envelope, effects))
+        self.with(at, group, |raft, effects| raft.receive(now, envelope, effects))?;
+        if let Some((term, voter)) = beat
+            && self.stores[at].replicas[group].as_ref().is_some_and(|replica| replica.group.term() == term)
+        {
+            self.truths[group].confirms(term, voter, self.events);
+        }
+        Ok(())
     }
 
     /// The disk of a store moves: a write begins, or the one under way ends and the owner does what it was asked for.
@@ -263,14 +282,14 @@ impl World {
 
     /// Goes on to the next moment at which a group wants to look at the time, and lets all look that want to by then.
     pub(super) fn tick(&mut self) -> Result<(), String> {
-        let up = self.stores.iter().filter(|store| store.is_up);
+        let up = self.stores.iter().filter(|store| store.is_up && !store.dozes);
         let groups = up.flat_map(|store| store.replicas.iter().flatten());
         let Some(next) = groups.filter_map(|replica| replica.group.deadline()).min() else { return Ok(()) };
         self.now = self.now.max(next);
         let now = self.now;
         for at in 0..self.stores.len() {
             let store = &mut self.stores[at];
-            if !store.is_up {
+            if !store.is_up || store.dozes {
                 continue;
             }
             if !store.has_unwritten() {
@@ -311,9 +330,7 @@ impl World {
             let heard = replica.heard.get(voter).copied().unwrap_or_default();
             *voter == raft.replica() || heard.plus(limit) >= self.now
         };
-        let half_is_heard = |half: Vec<ReplicaId>| 2 * half.iter().filter(|voter| is_heard(voter)).count() > half.len();
-        let incoming = half_is_heard(configuration.incoming().collect());
-        if incoming && (!configuration.is_joint() || half_is_heard(configuration.outgoing().collect())) {
+        if truth::is_quorum(configuration, is_heard) {
             return Ok(());
         }
         Err("a leader stays although no quorum answers".into())
@@ -345,7 +362,8 @@ impl World {
     }
 
     fn read(&mut self) -> Result<(), String> {
-        let (at, group) = self.pick_replica(false);
+        let ask_leader = self.next % 2 == 0;
+        let (at, group) = self.pick_replica(ask_leader);
         self.read_at(at, group).map(|_| ())
     }
 
@@ -354,7 +372,9 @@ impl World {
         self.next += 1;
         let (token, committed) = (ReadToken(self.next), self.truths[group].committed());
         let Some(replica) = &mut self.stores[at].replicas[group] else { return Ok(None) };
-        replica.reads.insert(token, committed);
+        self.events += 1;
+        let of = replica.group.is_leader().then(|| (replica.group.term(), replica.group.configuration().0));
+        replica.reads.insert(token, Asked { committed, event: self.events, of });
         let mut outcome = Ok(());
         self.with(at, group, |raft, _| outcome = raft.read(token))?;
         if outcome.is_err()
@@ -378,7 +398,9 @@ impl World {
 
     fn cut(&mut self) {
         let count = self.stores.len();
-        let (kind, at) = (self.pick(4), self.pick(count));
+        let kind = self.pick(4);
+        // Cutting off a leader shows more than cutting off anybody.
+        let (at, _) = self.pick_replica(self.now.0 % 2 == 0);
         for other in (0..count).filter(|other| *other != at) {
             match kind {
                 0 => self.network.set_cut(at, other, true),
@@ -433,6 +455,7 @@ impl World {
         let Some(replica) = &self.stores[at].replicas[group] else { return Ok(()) };
         let (based_on, configuration) = replica.group.configuration();
         let configuration = configuration.clone();
+        let (joint, term) = (configuration.is_joint(), replica.group.term());
         let members: Vec<ReplicaId> = configuration.members().iter().map(|member| member.replica).collect();
         let kind = self.pick(3);
         let one = self.pick(members.len());
@@ -455,7 +478,14 @@ impl World {
         let now = self.now;
         let mut outcome = None;
         self.with(at, group, |raft, effects| outcome = Some(raft.change(now, &change, based_on, effects)))?;
-        self.report.changes += u64::from(matches!(outcome, Some(Ok(_))));
+        if let Some(Ok(_)) = outcome {
+            self.report.changes += 1;
+            if joint || !self.truths[group].may_change(based_on, term) {
+                return Err(
+                    "a change was begun before the one before, or the leader's first entry, was committed".into()
+                );
+            }
+        }
         self.trace(|| format!("store {at} group {group}: {change:?}: {outcome:?}"));
         Ok(())
     }
@@ -616,8 +646,17 @@ impl World {
             let asked = replica.reads.remove(&answer.token).ok_or("a read is answered twice, or was never asked")?;
             let Ok(index) = answer.result else { continue };
             self.report.reads += 1;
-            if index < asked {
-                return Err(format!("a read was answered as of {index}, and {asked} was committed before it"));
+            if index < asked.committed {
+                let committed = asked.committed;
+                return Err(format!("a read was answered as of {index}, and {committed} was committed before it"));
+            }
+            // Under another configuration another quorum may have confirmed it.
+            let now = (replica.group.term(), replica.group.configuration().0);
+            if replica.group.is_leader()
+                && asked.of == Some(now)
+                && !self.truths[group].is_confirmed(&replica.group, asked.event)
+            {
+                return Err("a read was answered, and no quorum has confirmed the leader since it was asked".into());
             }
             if replica.group.applied() < index.max(replica.whole_from) {
                 return Err(format!("a read was answered as of {index}, which is not applied"));
@@ -650,6 +689,8 @@ impl World {
             match record {
                 Record::Entry { term, index, payload, .. } => {
                     let previous = before.or_else(|| raft.term_at(Index(index.0 - 1)));
+                    // It may have been applied and forgotten in the same step.
+                    let previous = previous.or_else(|| truth.term_of_committed(Index(index.0 - 1)));
                     let entry = Entry { term: *term, index: *index, payload: payload.clone() };
                     let previous = previous.ok_or("an entry is appended behind nothing")?;
                     truth.appended(entry.point(), previous, &entry.payload)?;
@@ -662,8 +703,25 @@ impl World {
                     let known = |index: Index| durable.entries.iter().find(|entry| entry.index == index);
                     truth.truncated(last.index, |index| known(index).map(|entry| entry.term))?;
                     before = Some(last.term);
+                    // The configuration in effect is that of the last entry that holds one, and of none that is gone.
+                    let held = (raft.before().index.0 + 1..=raft.last().0).rev().find(|index| {
+                        let entry = raft.entry(Index(*index));
+                        entry.is_some_and(|entry| Configuration::decode(&entry.payload).is_some())
+                    });
+                    let effective = raft.configuration().0;
+                    if held.map_or(effective > raft.before().index, |held| effective != Index(held)) {
+                        return Err(format!(
+                            "the configuration of entry {effective} is in effect, which is not in the log"
+                        ));
+                    }
                 }
-                Record::HardState { .. } | Record::Checkpoint { .. } | Record::Install { .. } => {}
+                Record::Install { kept, .. } => {
+                    let from = kept.newest.map(|newest| newest.from).unwrap_or_default();
+                    if self.stores[at].durable[group].holds(from) {
+                        return Err("a checkpoint takes the place of a log that holds its entry".into());
+                    }
+                }
+                Record::HardState { .. } | Record::Checkpoint { .. } => {}
             }
         }
         Ok(())
@@ -688,6 +746,18 @@ impl World {
         }
         if replica.kept_from > raft.applied() {
             return Err("a checkpoint is ahead of what is applied".into());
+        }
+        if raft.applied() > seen.applied {
+            let known = self.truths[group].configuration_at(raft.applied());
+            let (index, configuration) = raft.configuration_at(raft.applied());
+            if (index, configuration) != (known.0, &known.1) && raft.applied() >= raft.before().index {
+                return Err("another configuration was in force at what is applied".into());
+            }
+        }
+        let (at_index, configuration) = raft.configuration();
+        let dismissed = at_index <= raft.commit() && !configuration.votes(raft.replica());
+        if raft.is_leader() && dismissed && raft.term() == seen.leads_in && seen.commit >= at_index {
+            return Err("a leader stays although a configuration without it is committed".into());
         }
         let began = raft.is_leader() && seen.leads_in != raft.term();
         (seen.term, seen.vote, seen.commit, seen.applied) = (raft.term(), raft.vote(), raft.commit(), raft.applied());
@@ -744,18 +814,22 @@ fn check_commit(truth: &mut Truth, stores: &[Store], at: usize, group: usize) ->
     if !raft.is_leader() && raft.leader() != Some(raft.replica()) && !was_deposed_by_itself(raft) {
         return Err(format!("a follower is the first to hold entry {} for committed", point.index));
     }
+    if raft.is_leader() && point.term != raft.term() {
+        return Err(format!(
+            "a leader of term {} commits entry {} of term {} by counting",
+            raft.term(),
+            point.index,
+            point.term
+        ));
+    }
     let (_, configuration) = raft.configuration();
-    let holds = |voter: &ReplicaId| {
+    let holds = |configuration: &Configuration, voter: &ReplicaId| {
         let place = configuration.member(*voter).map(|member| member.place.node.0);
         let store = place.and_then(|node| stores.get(node as usize - 1));
         store.is_some_and(|store| store.durable[group].replica == *voter && store.durable[group].holds(point))
     };
-    let half_holds = |half: Vec<ReplicaId>| 2 * half.iter().filter(|voter| holds(voter)).count() > half.len();
     // A leader that leaves a joint configuration in the same step has committed under that one.
-    let by = |configuration: &Configuration| {
-        half_holds(configuration.incoming().collect())
-            && (!configuration.is_joint() || half_holds(configuration.outgoing().collect()))
-    };
+    let by = |configuration: &Configuration| truth::is_quorum(configuration, |voter| holds(configuration, voter));
     let (at_point, before) = raft.configuration_at(point.index);
     if by(configuration) || (at_point == point.index && by(before)) {
         return Ok(());
@@ -768,9 +842,9 @@ fn was_deposed_by_itself(raft: &Group) -> bool {
     !raft.configuration().1.votes(raft.replica())
 }
 
-fn setup(group: usize, replica: ReplicaId, lives: u64, at: usize) -> Setup {
+fn setup(group: usize, replica: ReplicaId, lives: u64, at: usize, batch_entries_max: usize) -> Setup {
     let seed = mix(lives << 32 | (at as u64) << 16 | group as u64);
-    Setup { shard: ShardId(group as u32), replica, timing: Timing::default(), seed }
+    Setup { shard: ShardId(group as u32), replica, timing: Timing::default(), batch_entries_max, seed }
 }
 
 /// A checkpoint as bytes: what its owner would send.

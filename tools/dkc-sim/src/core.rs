@@ -1,5 +1,6 @@
 //! `dkc-sim core`: runs the world of the Raft core.
 
+use std::panic::catch_unwind;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +16,9 @@ const SHRINK_TRIES_MAX: usize = 50_000;
 pub(crate) fn run(args: &CoreArgs) -> bool {
     if args.mutants {
         return catch_mutants(args.seed.unwrap_or(0), args.runs.unwrap_or(20_000));
+    }
+    if let Some(choices) = args.every {
+        return every(choices);
     }
     match (args.seed, args.runs, args.minutes) {
         (Some(seed), None, None) => one(seed, args.shrink),
@@ -33,6 +37,20 @@ fn one(seed: u64, shrink: bool) -> bool {
     match consensus::run_bytes(bytes, Some(Box::new(|event| println!("{event}")))) {
         Ok(report) => {
             println!("{report:#?}");
+            true
+        }
+        Err(violation) => {
+            println!("{violation}");
+            false
+        }
+    }
+}
+
+/// Tries every sequence of so many choices.
+fn every(choices: usize) -> bool {
+    match consensus::run_every(choices) {
+        Ok(runs) => {
+            println!("{runs} sequences of up to {choices} choices, no violation");
             true
         }
         Err(violation) => {
@@ -92,16 +110,19 @@ fn catch_mutants(first: u64, budget: u64) -> bool {
     let (mut survivors, mut took) = (0, Vec::new());
     for mutant in mutant::CORE {
         let mut steps = 0;
-        let caught = (0..budget).find_map(|number| match mutant::with(mutant, || consensus::run(first + number)) {
-            Ok(report) => {
+        // An assertion that a bug runs into has noticed it too (if panics unwind, as in the profile `sim`).
+        let run = |number| catch_unwind(|| mutant::with(mutant, || consensus::run(first + number)));
+        let caught = (0..budget).find_map(|number| match run(number) {
+            Ok(Ok(report)) => {
                 steps += report.steps;
                 None
             }
-            Err(violation) => Some((number + 1, steps + violation.step, violation)),
+            Ok(Err(violation)) => Some((number + 1, steps + violation.step, violation.what)),
+            Err(_) => Some((number + 1, steps, "an assertion".into())),
         });
         match caught {
-            Some((runs, steps, violation)) => {
-                let what = violation.what.lines().next().unwrap_or_default();
+            Some((runs, steps, what)) => {
+                let what = what.lines().next().unwrap_or_default();
                 println!("{:<46} {runs:>6} {steps:>10}  {what}", mutant.name);
                 took.push(steps);
             }

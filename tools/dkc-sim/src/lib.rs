@@ -55,6 +55,9 @@ pub struct CoreArgs {
     /// Threads (default: one a core).
     #[arg(long)]
     pub jobs: Option<usize>,
+    /// Try every sequence of so many choices in a small world, instead of drawing some
+    #[arg(long, value_name = "CHOICES", conflicts_with_all = ["seed", "runs", "minutes", "mutants"])]
+    pub every: Option<usize>,
     /// Make a failing run small before it is printed.
     #[arg(long)]
     pub shrink: bool,
