@@ -222,8 +222,6 @@ pub const RAFT_HEARTBEAT_MICROS: u64 = 50_000;
 /// How long without word from a leader a follower waits before it campaigns, at least, and at most just under twice that. Also: how long
 /// a leader leads without word from a quorum, and how long a transfer may take.
 pub const RAFT_ELECTION_MICROS: u64 = 150_000;
-/// Replicas of one store that campaign at a time, at most: after a restart they take turns.
-pub const STORE_CAMPAIGNS_MAX: usize = 64;
 /// Bytes of entries in one message, give or take one entry.
 pub const APPEND_BYTES_TARGET: usize = 256 << 10;
 /// Entries in one message, at most.

@@ -183,6 +183,10 @@ pub const CORE: &[Mutant] = &[
         name: "chunks-stored-at-any-offset",
         what: "pieces of a checkpoint are stored wherever they come from (F5)",
     },
+    Mutant {
+        name: "lost-campaigns-keep-their-turn",
+        what: "groups that cannot elect anybody keep a store's others from it (C9)",
+    },
     Mutant { name: "refused-although-appended", what: "a proposal is refused that is in the log (R5)" },
     Mutant {
         name: "frames-carry-one-term",
@@ -192,6 +196,10 @@ pub const CORE: &[Mutant] = &[
 
 /// Bugs of the core that its world cannot tell from hostility, or has no room for. The test that catches each names it.
 pub const CORE_CAUGHT_BY_TESTS: &[Mutant] = &[
+    Mutant {
+        name: "rounds-not-looked-at-after-changes",
+        what: "a round that a change leaves with all answers it needs is not ended (D1)",
+    },
     Mutant { name: "commit-beyond-what-was-verified", what: "a follower commits what an append did not verify (A7)" },
     Mutant { name: "proposals-unbounded", what: "what is proposed and not settled is not bounded (B10)" },
     Mutant { name: "room-never-given-back", what: "settled proposals keep their room (B10)" },

@@ -8,7 +8,7 @@ use super::leader::Leader;
 use super::quorum::{self, Tally};
 use super::{Effects, Group, Message, Notice, Role};
 use crate::engine::checkpoint::Point;
-use crate::ids::{Micros, ReplicaId, Term};
+use crate::ids::{Index, Micros, ReplicaId, Round, Term};
 use crate::mutant::mutant;
 
 /// Who has said what. Belongs to one term and one kind of vote, and dies with the role that holds it.
@@ -44,7 +44,7 @@ impl Group {
         self.vote = self.me;
         self.unsaved = true;
         self.leader = None;
-        self.verified = crate::ids::Index(0);
+        (self.verified, self.round) = (Index(0), Round(0));
         self.role = Role::Candidate(Votes::new());
         self.await_leader(now);
         self.save(effects);
@@ -105,7 +105,7 @@ impl Group {
             return self.on_vote_reply(now, from, granted, effects);
         }
         let Role::PreCandidate(votes) = &mut self.role else { return };
-        if campaign != self.term.next() {
+        if campaign != self.term.next() || !self.history.latest().1.votes(from) {
             return;
         }
         note(votes, from, granted);
@@ -135,6 +135,10 @@ impl Group {
 
     pub(super) fn on_vote_reply(&mut self, now: Micros, from: ReplicaId, granted: bool, effects: &mut Effects) {
         let Role::Candidate(votes) = &mut self.role else { return };
+        // What strangers say is not even remembered.
+        if from != self.me && !self.history.latest().1.votes(from) {
+            return;
+        }
         note(votes, from, granted);
         match self.tally() {
             Tally::Won => self.lead(now, effects),
@@ -150,8 +154,16 @@ impl Group {
     }
 
     /// The leader of this term wants this replica to lead. If leader or log are others by now, the request is late.
-    pub(super) fn on_timeout_now(&mut self, now: Micros, from: ReplicaId, last: Point, effects: &mut Effects) {
-        let meant = matches!(self.role, Role::Follower) && self.leader == Some(from) && self.log.last() == last;
+    pub(super) fn on_timeout_now(
+        &mut self,
+        now: Micros,
+        from: ReplicaId,
+        last: Point,
+        round: Round,
+        effects: &mut Effects,
+    ) {
+        let in_time = self.leader == Some(from) && self.log.last() == last && round >= self.round;
+        let meant = matches!(self.role, Role::Follower) && in_time;
         if (meant || mutant!("late-timeouts-heeded")) && self.is_promotable() && !self.is_leader() {
             self.campaign(now, true, effects);
         }

@@ -89,6 +89,7 @@ impl Group {
     pub(super) fn on_heartbeat(&mut self, from: ReplicaId, round: Round, commit: Index, effects: &mut Effects) {
         let verified = if mutant!("heartbeats-commit-anything") { self.log.last().index } else { self.verified };
         self.commit_to(commit.min(verified));
+        self.round = self.round.max(round);
         let reply = Message::HeartbeatReply { round, verified: self.verified };
         self.send_now(from, reply, effects);
     }

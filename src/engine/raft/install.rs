@@ -228,7 +228,8 @@ impl Group {
     /// A piece from the leader.
     pub(super) fn on_chunk(&mut self, from: ReplicaId, chunk: Chunk, effects: &mut Effects) {
         let end = chunk.offset.checked_add(chunk.bytes.len() as u64);
-        if end.is_none_or(|end| end > chunk.total) || chunk.from.term > self.term || chunk.to.index < chunk.from.index {
+        let fits = end.is_some_and(|end| end <= chunk.total) && chunk.bytes.len() <= CHECKPOINT_CHUNK_BYTES_MAX;
+        if !fits || chunk.from.term > self.term || chunk.to.index < chunk.from.index {
             return;
         }
         if self.has_reached(chunk.from, effects) {

@@ -249,6 +249,7 @@ impl Group {
         }
         if leader.transfer.as_ref().is_some_and(|transfer| transfer.until <= now) && !mutant!("transfers-never-end") {
             leader.transfer = None;
+            leader.reads.give_up_transfer();
         }
         leader.heartbeat_at = now.plus(self.timing.heartbeat_micros);
         leader.peers.iter_mut().for_each(Progress::interval);
@@ -280,7 +281,9 @@ impl Group {
             }
         }
         // A change of the configuration may have left a round with all the answers it needs.
-        self.confirm_reads();
+        if !mutant!("rounds-not-looked-at-after-changes") {
+            self.confirm_reads();
+        }
         self.begin_round(effects);
         let Role::Leader(leader) = &mut self.role else { return };
         for place in 0..leader.peers.len() {
@@ -296,7 +299,8 @@ impl Group {
         if has_all && !transfer.told {
             transfer.told = true;
             let to = transfer.to;
-            self.send_now(to, Message::TimeoutNow { last }, effects);
+            let round = leader.reads.round();
+            self.send_now(to, Message::TimeoutNow { last, round }, effects);
         }
     }
 
@@ -417,7 +421,8 @@ impl Group {
             let best = leader.peers.iter().filter(votes).max_by_key(|peer| peer.matched());
             let best = best.filter(|peer| peer.matched() == last.index).map(|peer| peer.replica);
             if let Some(to) = best {
-                self.send_now(to, Message::TimeoutNow { last }, effects);
+                let round = leader.reads.round();
+                self.send_now(to, Message::TimeoutNow { last, round }, effects);
             }
             // The others have to learn that it is committed; without it they would find out only from the next leader.
             self.send_heartbeats(effects);

@@ -129,6 +129,8 @@ pub enum Message {
     TimeoutNow {
         /// The end of the leader's log.
         last: Point,
+        /// The leader's newest round. One that gives a transfer up begins another, so whoever has heard that knows better.
+        round: Round,
     },
     /// A follower asks at what index a read would be linearizable.
     ReadRequest {

@@ -37,6 +37,8 @@
 //! A replica that finds its own state in contradiction to the group's (it would have to take back what is committed) latches as faulty: it
 //! answers nothing from then on and says so in a notice; a debug build panics.
 //!
+//! How each rule is shown to be kept: [`proof`].
+//!
 //! Sources: Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm" (extended version, 2014); Ongaro,
 //! "Consensus: Bridging Theory and Practice" (2014), chapters 3 to 6 and section 10.2.1.
 
@@ -49,6 +51,7 @@ mod leader;
 mod log;
 mod message;
 mod progress;
+pub mod proof;
 pub mod quorum;
 pub mod reads;
 #[cfg(test)]
@@ -60,7 +63,7 @@ use std::rc::Rc;
 use super::checkpoint::Point;
 use super::prng::Prng;
 use super::wal::Record;
-use crate::ids::{Index, Micros, ReplicaId, ShardId, Term};
+use crate::ids::{Index, Micros, ReplicaId, Round, ShardId, Term};
 use crate::limits::{RAFT_CACHE_BYTES_MAX, RAFT_CACHE_PINNED_BYTES_MAX, RAFT_ELECTION_MICROS, RAFT_HEARTBEAT_MICROS};
 use crate::mutant::mutant;
 use candidate::Votes;
@@ -199,6 +202,8 @@ pub struct Group {
     history: History,
     /// Up to here the log is known to agree with this term's leader's.
     verified: Index,
+    /// The newest round heard of that leader.
+    round: Round,
     commit: Index,
     applied: Index,
     whole_from: Index,
@@ -235,6 +240,7 @@ impl Group {
             log: Log::new(before, entries),
             history,
             verified: Index(0),
+            round: Round(0),
             commit: commit.max(applied),
             applied,
             whole_from,
@@ -256,6 +262,7 @@ impl Group {
         match self.role {
             Role::Leader(_) => self.lead_on(now, conditions, effects),
             _ if now < self.election_at || !self.is_promotable() => {}
+            _ if conditions.campaigns_full && mutant!("lost-campaigns-keep-their-turn") => self.await_leader(now),
             // One whose campaign came to nothing lets others try.
             _ if conditions.log_stalled || conditions.campaigns_full => self.become_follower(now, None, effects),
             _ => self.pre_campaign(now, effects),
@@ -333,7 +340,7 @@ impl Group {
                     self.on_chunk(from, *chunk, effects);
                 }
             }
-            Message::TimeoutNow { last } => self.on_timeout_now(now, from, last, effects),
+            Message::TimeoutNow { last, round } => self.on_timeout_now(now, from, last, round, effects),
             Message::Appended { matched } => self.on_appended(now, from, matched, effects),
             Message::Rejected { number, previous, hint, last } => {
                 self.on_rejected(now, from, number, previous, hint, last, effects);
@@ -424,7 +431,7 @@ impl Group {
             effects.notices.push(Notice::LeadsNoLonger);
         }
         if self.leader != leader {
-            self.verified = Index(0);
+            (self.verified, self.round) = (Index(0), Round(0));
         }
         if mutant!("vote-cleared-in-its-term") {
             self.vote = ReplicaId::NONE;

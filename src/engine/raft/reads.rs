@@ -53,6 +53,11 @@ impl Confirming {
         self.round
     }
 
+    /// A request to lead that is still under way belongs to an earlier round than this.
+    pub(super) fn give_up_transfer(&mut self) {
+        self.round = self.round.next();
+    }
+
     fn len(&self) -> usize {
         self.gathered.len() + self.under_way.as_ref().map_or(0, |(_, _, askers)| askers.len())
     }
@@ -150,7 +155,7 @@ impl Group {
     /// Begins a round for the reads that have gathered, if none is under way.
     pub(super) fn begin_round(&mut self, effects: &mut Effects) {
         let Role::Leader(leader) = &mut self.role else { return };
-        let is_known = leader.has_committed(self.commit);
+        let is_known = leader.has_committed(self.commit) && !leader.is_transferring();
         let reads = &mut leader.reads;
         if mutant!("reads-join-the-round-under-way")
             && let Some((_, index, askers)) = &mut reads.under_way

@@ -18,14 +18,6 @@ fn every_bug_of_the_core_is_noticed() {
     assert!(survivors.is_empty(), "20,000 seeds did not notice {survivors:?}");
 }
 
-/// Seeds that found something once, as they are now: what they found is told in ARCHITECTURE.md.
-#[test]
-fn seeds_that_failed_once_hold() {
-    for seed in [7, 33, 40, 212, 2_413, 10_878, 17_168, 27_837] {
-        run(seed).unwrap_or_else(|violation| panic!("{violation}"));
-    }
-}
-
 #[test]
 fn every_short_sequence_of_events_holds() {
     let runs = run_every(4).unwrap_or_else(|violation| panic!("{violation}"));
