@@ -1,6 +1,6 @@
 //! Replicas of one group, each on a store of its own, whose disk and whose messages move when they are told to.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque, btree_map};
 use std::fmt::Write as _;
 use std::rc::Rc;
 
@@ -262,9 +262,9 @@ impl Cluster {
         if self.cut.contains(&(envelope.from.0, to)) {
             return;
         }
-        if !self.nodes.contains_key(&to) {
+        if let btree_map::Entry::Vacant(vacant) = self.nodes.entry(to) {
             // A replica that was just added begins empty.
-            self.nodes.insert(to, Node::new(Disk::default(), Configuration::default()));
+            vacant.insert(Node::new(Disk::default(), Configuration::default()));
             self.start(to, 0);
         }
         if self.nodes[&to].group.is_some() {
@@ -297,13 +297,13 @@ impl Cluster {
                 .collect();
             writeln!(
                 text,
-                "{id} {} term {} log {}+[{}] commit {} applied {}",
+                "{id} {} term {} log {}+[{}] commit {}{}",
                 group.role_name(),
                 group.term(),
                 group.before().index,
                 terms.join(" "),
                 group.commit(),
-                node.applied.join(" "),
+                if node.applied.is_empty() { String::new() } else { format!(" applied {}", node.applied.join(" ")) },
             )
             .expect("a string");
         }

@@ -362,7 +362,7 @@ impl World {
     }
 
     fn read(&mut self) -> Result<(), String> {
-        let ask_leader = self.next % 2 == 0;
+        let ask_leader = self.next.is_multiple_of(2);
         let (at, group) = self.pick_replica(ask_leader);
         self.read_at(at, group).map(|_| ())
     }
@@ -400,7 +400,7 @@ impl World {
         let count = self.stores.len();
         let kind = self.pick(4);
         // Cutting off a leader shows more than cutting off anybody.
-        let (at, _) = self.pick_replica(self.now.0 % 2 == 0);
+        let (at, _) = self.pick_replica(self.now.0.is_multiple_of(2));
         for other in (0..count).filter(|other| *other != at) {
             match kind {
                 0 => self.network.set_cut(at, other, true),
@@ -408,7 +408,7 @@ impl World {
                 2 => [(at, other), (other, at)].into_iter().for_each(|(a, b)| self.network.set_cut(a, b, true)),
                 _ => {
                     // Two parts.
-                    let apart = (at + other) % 2 == 0 && other != (at + 1) % count;
+                    let apart = (at + other).is_multiple_of(2) && other != (at + 1) % count;
                     self.network.set_cut(at, other, apart);
                     self.network.set_cut(other, at, apart);
                 }
