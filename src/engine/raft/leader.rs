@@ -171,6 +171,9 @@ impl Group {
         based_on: Index,
         effects: &mut Effects,
     ) -> Result<Index, Refusal> {
+        if self.faulty.is_some() {
+            return Err(Refusal::Faulty);
+        }
         let Role::Leader(leader) = &mut self.role else { return Err(Refusal::NotLeader { leader: self.leader }) };
         let (at, configuration) = self.history.latest();
         if leader.is_transferring() {
@@ -216,6 +219,9 @@ impl Group {
     /// # Errors
     /// Why that was not begun.
     pub fn transfer(&mut self, now: Micros, to: ReplicaId) -> Result<(), Refusal> {
+        if self.faulty.is_some() {
+            return Err(Refusal::Faulty);
+        }
         let Role::Leader(leader) = &mut self.role else { return Err(Refusal::NotLeader { leader: self.leader }) };
         if leader.is_transferring() {
             return Err(Refusal::Transferring);

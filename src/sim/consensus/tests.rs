@@ -24,6 +24,13 @@ fn every_short_sequence_of_events_holds() {
     assert!(runs > 300, "{runs}");
 }
 
+/// Votes that came late made a leader of an earlier term than the last entry was committed in: the law had been written too strictly.
+#[test]
+fn a_late_leader_of_an_earlier_term_breaks_no_law() {
+    let bytes = include_bytes!("late_leader.bytes").to_vec();
+    run_bytes(bytes, None).unwrap_or_else(|violation| panic!("{violation}"));
+}
+
 #[test]
 fn smoke_seeds_hold_and_repeat_themselves() {
     for seed in 0..60 {

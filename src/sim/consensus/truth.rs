@@ -22,6 +22,8 @@ pub(super) struct Truth {
     written: Vec<Vec<(Content, Term)>>,
     /// From index 1 on.
     committed: Vec<Content>,
+    /// The term of the leader that committed each of them.
+    committed_in: Vec<Term>,
     /// The state after each committed entry, from that before the first on.
     states: Vec<u64>,
     /// The configurations among them, from the initial one on.
@@ -177,10 +179,12 @@ impl Truth {
         if !is_quorum(group.configuration().1, voted) {
             return Err(format!("the leader of term {term} has no quorum's votes"));
         }
-        if group.last() < self.committed() {
-            return Err(format!("leader completeness: the leader of term {term} lacks entry {}", self.committed()));
+        // Late votes may yet make a leader of an earlier term, who has nothing of later ones. Terms of commits ascend.
+        let committed = self.committed_in.partition_point(|by| *by < term) as u64;
+        if group.last() < Index(committed) {
+            return Err(format!("leader completeness: the leader of term {term} lacks entry {committed}"));
         }
-        for index in group.before().index.0.max(1)..=self.committed().0 {
+        for index in group.before().index.0.max(1)..=committed {
             if group.term_at(Index(index)) != Some(self.committed[index as usize - 1].term) {
                 return Err(format!("leader completeness: the leader of term {term} has another entry {index}"));
             }
@@ -235,6 +239,7 @@ impl Truth {
         &mut self,
         index: Index,
         content: Content,
+        by: Term,
         payload: impl FnOnce() -> Option<Configuration>,
     ) -> Result<bool, String> {
         let place = index.0 as usize - 1;
@@ -248,6 +253,7 @@ impl Truth {
             None => {
                 self.states.push(next_state(self.states[place], index, content.digest));
                 self.committed.push(content);
+                self.committed_in.push(by);
                 if let Some(configuration) = payload() {
                     self.configurations.push((index, configuration));
                 }

@@ -806,7 +806,7 @@ fn check_commit(truth: &mut Truth, stores: &[Store], at: usize, group: usize) ->
         let entry = raft.entry(Index(index)).ok_or("a committed entry is not there")?;
         let content = truth::Content { term: entry.term, digest: truth::digest(&entry.payload) };
         let configuration = || Configuration::decode(&entry.payload).and_then(Result::ok);
-        if truth.commits(entry.index, content, configuration)? {
+        if truth.commits(entry.index, content, raft.term(), configuration)? {
             newest = Some(entry.point());
         }
     }
