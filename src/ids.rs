@@ -52,6 +52,22 @@ id! {
     Lsn(u64)
 }
 id! {
+    /// The number of a round in which a leader asks whether it still leads; its own count, from 1 on in each term.
+    Round(u64)
+}
+id! {
+    /// What a replica's owner calls a read of its own, to know the answer by. Unique while the read waits.
+    ReadToken(u64)
+}
+id! {
+    /// The number under which a follower asks its leader for a read index: never used twice, in whatever life of its process.
+    ReadNumber(u64)
+}
+id! {
+    /// The number of an append that a leader sends to one peer, from 1 on in each term.
+    AppendNumber(u64)
+}
+id! {
     /// The number of a log segment, unique in its store, only ever growing. 0 is "none".
     SegmentEpoch(u64)
 }
@@ -128,6 +144,41 @@ impl CheckpointNumber {
     #[must_use]
     pub fn next(self) -> CheckpointNumber {
         CheckpointNumber(self.0 + 1)
+    }
+}
+
+impl Round {
+    /// The round after this one.
+    #[must_use]
+    pub fn next(self) -> Round {
+        Round(self.0 + 1)
+    }
+}
+
+impl ReadNumber {
+    /// The number after this one; it begins anywhere.
+    #[must_use]
+    pub fn next(self) -> ReadNumber {
+        ReadNumber(self.0.wrapping_add(1))
+    }
+}
+
+impl AppendNumber {
+    /// The number after this one.
+    #[must_use]
+    pub fn next(self) -> AppendNumber {
+        AppendNumber(self.0 + 1)
+    }
+}
+
+impl ReplicaId {
+    /// Nobody.
+    pub const NONE: ReplicaId = ReplicaId(0);
+
+    /// The id after this one.
+    #[must_use]
+    pub fn next(self) -> ReplicaId {
+        ReplicaId(self.0 + 1)
     }
 }
 

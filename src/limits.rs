@@ -226,6 +226,39 @@ pub const APPLY_CHUNK_KEYS: usize = 32;
 pub const ENTRY_BYTES_MAX: usize = 3 << 19;
 /// Bytes proposed by one shard and not yet committed, at most; past it: `Overloaded`.
 pub const SHARD_UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
+/// Payload bytes of a group's entries that are not committed, or at its leader committed and not durable there, at most; past it the
+/// leader refuses to propose. Parts that wait are counted before, so this is met only through what a leader has inherited.
+pub const GROUP_UNCOMMITTED_BYTES_MAX: usize = 2 * SHARD_UNCOMMITTED_BYTES_MAX;
+
+/// Replicas of a group that vote, in each half of a joint configuration, at most.
+pub const GROUP_VOTERS_MAX: usize = 7;
+/// Replicas of a group, at most: voters, outgoing voters and learners.
+pub const GROUP_MEMBERS_MAX: usize = 16;
+/// How often a leader lets its followers know that it leads, when nothing else is configured.
+pub const RAFT_HEARTBEAT_MICROS: u64 = 50_000;
+/// How long without word from a leader a follower waits before it campaigns, at least, and at most just under twice that. Also: how long
+/// a leader leads without word from a quorum, and how long a transfer may take.
+pub const RAFT_ELECTION_MICROS: u64 = 150_000;
+/// Bytes of entries in one message, give or take one entry.
+pub const APPEND_BYTES_TARGET: usize = 256 << 10;
+/// Entries in one message, at most.
+pub const APPEND_ENTRIES_MAX: usize = 1_024;
+/// Messages with entries on their way to one replica, at most. On a local network more of them only lengthen the queues.
+pub const APPEND_WINDOW_MESSAGES_MAX: usize = 8;
+/// Bytes of entries on their way to one replica, give or take one message.
+pub const APPEND_WINDOW_BYTES_MAX: usize = 4 << 20;
+/// Bytes of applied entries that a replica keeps in memory for followers that lag; a follower further behind gets a checkpoint.
+pub const RAFT_CACHE_BYTES_MAX: usize = 8 << 20;
+/// Bytes up to which that grows while a checkpoint is on its way to a follower, who needs what comes after it.
+pub const RAFT_CACHE_PINNED_BYTES_MAX: usize = 32 << 20;
+/// What an entry takes in memory beside its payload, about.
+pub const RAFT_ENTRY_OVERHEAD_BYTES: usize = 128;
+/// Reads of a group that wait to be confirmed, at most; past it they are refused.
+pub const GROUP_READS_MAX: usize = 4_096;
+/// Bytes of a checkpoint in one message, at most.
+pub const CHECKPOINT_CHUNK_BYTES_MAX: usize = 256 << 10;
+/// Heartbeats of groups in one frame, at most.
+pub const HEARTBEATS_FRAME_MAX: usize = 1_024;
 
 /// The unit of log writes: a write starts and ends on such a boundary.
 pub const WAL_BLOCK_BYTES: usize = 4_096;
@@ -336,6 +369,13 @@ const _: () = {
     // A whole request fits in one entry: keys, key lengths and deltas as varints.
     assert!(REQUEST_BYTES_MAX + BATCH_KEYS_MAX * 12 + 64 <= ENTRY_BYTES_MAX);
     assert!(ENTRY_BYTES_TARGET <= ENTRY_BYTES_MAX);
+    // An entry of any size can be proposed and sent, and a follower's window holds the messages it is counted in.
+    assert!(GROUP_UNCOMMITTED_BYTES_MAX >= SHARD_UNCOMMITTED_BYTES_MAX + ENTRY_BYTES_MAX);
+    assert!(APPEND_BYTES_TARGET * APPEND_WINDOW_MESSAGES_MAX <= APPEND_WINDOW_BYTES_MAX);
+    assert!(2 * GROUP_VOTERS_MAX <= GROUP_MEMBERS_MAX);
+    // A heartbeat may be lost, and another, before anybody campaigns.
+    assert!(3 * RAFT_HEARTBEAT_MICROS <= RAFT_ELECTION_MICROS);
+    assert!(RAFT_CACHE_BYTES_MAX < RAFT_CACHE_PINNED_BYTES_MAX);
     // A few connections alone cannot use up what all of a store's may have under way, queue, or leave unfinished.
     assert!(4 * (CONNECTION_REQUEST_BYTES_MAX + REQUEST_BYTES_MAX + REPLY_BYTES_MAX) <= STORE_REQUEST_BYTES_MAX);
     assert!(

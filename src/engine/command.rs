@@ -27,6 +27,7 @@
 //! an increment in its entry counts through all its parts, those that turn out to be repeated or refused too.
 
 use super::counters::Increment;
+use super::raft::configuration::{self as raft, Configuration};
 use super::sessions::Stamp;
 use crate::ids::{KeyHash, Sequence, SessionEpoch, SessionId, ShardEpoch};
 use crate::limits::{BATCH_KEYS_MAX, KEY_BYTES_MAX, SESSION_NAME_BYTES_MAX};
@@ -47,6 +48,8 @@ pub enum Command<'a> {
     Map(&'a [u8]),
     /// What clients ask of the meta shard.
     Meta(MetaBatch<'a>),
+    /// Who belongs to the group. Only the group reads it.
+    Configuration,
 }
 
 /// A command that cannot be read. It passed its checksum, so a newer version wrote it, or a bug.
@@ -72,7 +75,7 @@ const META_EXPIRE: u8 = 2;
 /// The entry of a no-op.
 #[must_use]
 pub fn no_op() -> Vec<u8> {
-    vec![COMMAND_FORMAT, KIND_NO_OP]
+    raft::NO_OP.to_vec()
 }
 
 /// The entry of a cluster map.
@@ -222,6 +225,10 @@ pub fn decode(entry: &[u8]) -> Result<Command<'_>, CommandError> {
             let elapsed_micros = rest.varint()?;
             Ok(Command::Meta(MetaBatch { elapsed_micros, rest }))
         }
+        _ if entry.starts_with(&raft::CONFIGURATION_PREFIX) => match Configuration::decode(entry) {
+            Some(Ok(_)) => Ok(Command::Configuration),
+            Some(Err(_)) | None => Err(CommandError("not a configuration")),
+        },
         [COMMAND_FORMAT, ..] => Err(CommandError("unknown kind")),
         _ => Err(CommandError("unknown version")),
     }

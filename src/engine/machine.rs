@@ -166,7 +166,7 @@ impl Machine {
 
     fn change(&mut self, routing_seed: u64, entry: &Entry, effects: &mut Effects) -> Result<(), ApplyError> {
         match (command::decode(&entry.payload)?, self) {
-            (Command::NoOp, _) => Ok(()),
+            (Command::NoOp | Command::Configuration, _) => Ok(()),
             (Command::Batch(batch), Machine::Counters(shard)) => shard.batch(routing_seed, entry.index, batch, effects),
             (Command::Expire(mark), Machine::Counters(shard)) => {
                 shard.windows.expire(mark);

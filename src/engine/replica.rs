@@ -14,7 +14,7 @@ use super::command::{self, Command, Part};
 use super::counters::Scanned;
 use super::machine::{ApplyError, Effects as Applied, Machine, Settled, overflowed, values};
 use super::part::{PackedKeys, PartAnswer, PartReply, Ticket};
-use super::raft::{Effects, Group};
+use super::raft::{Effects, Group, Refusal};
 use super::sessions::Stamp;
 use super::status::ShardStatus;
 use crate::error::ErrorCode;
@@ -165,7 +165,13 @@ impl Replica {
     }
 
     /// Proposes one entry of the parts that have waited longest: as many as fit in `bytes_target`, but at least one.
-    pub(super) fn propose_waiting(&mut self, now: Micros, bytes_target: usize, effects: &mut Effects) {
+    pub(super) fn propose_waiting(
+        &mut self,
+        now: Micros,
+        bytes_target: usize,
+        effects: &mut Effects,
+        replies: &mut Vec<PartReply>,
+    ) {
         let mut parts = Vec::new();
         let mut bytes = 0;
         let mut payload = self.begin_entry(now);
@@ -177,9 +183,35 @@ impl Replica {
             part.encoded = Vec::new();
             parts.push(part);
         }
-        let index =
-            self.group.propose(payload, effects).expect("parts wait only at a leader, and a lone voter stays one");
-        self.proposed.push_back(Proposal { index, bytes, parts });
+        match self.group.propose(payload, effects) {
+            Ok(index) => self.proposed.push_back(Proposal { index, bytes, parts }),
+            Err(refusal) => {
+                self.uncommitted_bytes -= bytes;
+                let code = match refusal {
+                    Refusal::Overloaded => ErrorCode::Overloaded,
+                    _ => ErrorCode::Unavailable,
+                };
+                self.refuse(parts, code, replies);
+            }
+        }
+    }
+
+    fn refuse(&self, parts: impl IntoIterator<Item = WaitingPart>, code: ErrorCode, replies: &mut Vec<PartReply>) {
+        let refused = |part: WaitingPart| PartReply {
+            ticket: part.ticket,
+            shard: self.shard,
+            body: PartAnswer::Refused { code },
+        };
+        replies.extend(parts.into_iter().map(refused));
+    }
+
+    /// This replica no longer leads. What it has proposed may be committed yet by its successor: nobody knows. What it has not is
+    /// refused.
+    pub(super) fn leads_no_longer(&mut self, replies: &mut Vec<PartReply>) {
+        let (proposed, waiting) = (std::mem::take(&mut self.proposed), std::mem::take(&mut self.waiting));
+        self.refuse(proposed.into_iter().flat_map(|proposal| proposal.parts), ErrorCode::Unknown, replies);
+        self.refuse(waiting, ErrorCode::Unavailable, replies);
+        self.uncommitted_bytes = 0;
     }
 
     fn begin_entry(&mut self, now: Micros) -> Vec<u8> {
@@ -223,7 +255,7 @@ impl Replica {
                 payload.extend(command::expire_part(mark));
                 self.proposed_mark = (self.group.term(), mark);
             }
-            self.group.propose(payload, effects);
+            let _ = self.group.propose(payload, effects);
         }
         // What has been proposed changes the registry when it is applied, and then this is asked again.
         None
@@ -238,7 +270,7 @@ impl Replica {
         let due = self.group.is_leader() && shard.windows.mark() < mark;
         if due && self.may_propose(mark) {
             self.proposed_mark = (self.group.term(), mark);
-            self.group.propose(command::expire(mark), effects);
+            let _ = self.group.propose(command::expire(mark), effects);
         }
     }
 

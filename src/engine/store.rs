@@ -25,7 +25,7 @@ use super::input::{DiskDone, DiskError, Input};
 use super::machine::Machine;
 use super::output::Output;
 use super::part::{PartAnswer, PartBody, PartReply, PartRequest, Ticket};
-use super::raft::{Effects, Envelope};
+use super::raft::{Effects, Envelope, Notice};
 use super::replica::{Replica, WaitingPart};
 use super::status::{ShardStatus, StoreStatus};
 use super::wal::record::RECORD_HEADER_BYTES;
@@ -158,7 +158,7 @@ impl Store {
     ) -> Result<(Store, Opened), OpenError> {
         let identity = WalIdentity { cluster: config.cluster, node: config.node, store: config.store };
         let Recovery { mut replicas, opened, kept, leftovers, next_number } =
-            opening::recover(&config, &pool, dir, opened_before, progress)?;
+            opening::recover(&config, &pool, dir, opened_before, now, progress)?;
         let mut wal = Wal::new(identity, config.wal, &opened.log);
         let mut keeper = Keeper::new(identity, config.checkpoints, next_number, leftovers, now);
         for (shard, kept, unreadable) in kept {
@@ -189,8 +189,8 @@ impl Store {
         };
         // A lone voter has nobody to wait for.
         for place in 0..store.replicas.len() {
-            store.replicas[place].group.campaign(&mut store.effects);
-            store.absorb_effects();
+            store.replicas[place].group.campaign_alone(now, &mut store.effects);
+            store.absorb_effects(place);
         }
         Ok((store, opened))
     }
@@ -424,7 +424,7 @@ impl Store {
         self.session_mark = mark;
         for place in 0..self.replicas.len() {
             self.replicas[place].propose_mark(mark, &mut self.effects);
-            self.absorb_effects();
+            self.absorb_effects(place);
         }
     }
 
@@ -434,7 +434,7 @@ impl Store {
         let Some(meta) = self.replicas.first_mut().filter(|replica| replica.shard == ShardId::META) else { return };
         let age = self.config.session_age_micros;
         self.log_time_deadline = meta.keep_log_time(self.now, age, &mut self.effects);
-        self.absorb_effects();
+        self.absorb_effects(0);
     }
 
     fn disk(&mut self, done: DiskDone) {
@@ -458,9 +458,9 @@ impl Store {
             self.output.send_after.push(envelope);
             return;
         }
-        self.replicas[place].group.step(&envelope, &mut self.effects);
+        self.replicas[place].group.receive(self.now, envelope, &mut self.effects);
         self.apply(place);
-        self.absorb_effects();
+        self.absorb_effects(place);
     }
 
     fn apply(&mut self, place: usize) {
@@ -483,12 +483,24 @@ impl Store {
         if replica.machine.lacks_map() && replica.group.read_index().is_some_and(|index| index == replica.group.last())
         {
             let map = command::map(&self.config.map.encode());
-            replica.group.propose(map, &mut self.effects);
+            // Refused only by a leader that is none any more; the next one writes it.
+            let _ = replica.group.propose(map, &mut self.effects);
         }
     }
 
     /// Puts a group's records into the log and its messages behind them.
-    fn absorb_effects(&mut self) {
+    fn absorb_effects(&mut self, place: usize) {
+        self.replicas[place].group.flush(self.now, &mut self.effects);
+        self.output.send_now.append(&mut self.effects.send_now);
+        for notice in self.effects.notices.drain(..) {
+            match notice {
+                Notice::Leads | Notice::Lost(_) => {}
+                Notice::LeadsNoLonger => self.replicas[place].leads_no_longer(&mut self.output.replies),
+                Notice::Faulty(what) => {
+                    self.wal.latch(format!("shard {} contradicts its group: {what}", self.replicas[place].shard));
+                }
+            }
+        }
         for record in self.effects.records.drain(..) {
             self.wal.append(record);
         }
@@ -521,12 +533,15 @@ impl Store {
             match refusal {
                 Some(code) => self.output.replies.extend(replica.refuse_waiting(code)),
                 // Where nothing new may come, each part is looked at by itself.
-                None => replica.propose_waiting(self.now, if no_growth { 0 } else { target }, &mut self.effects),
+                None => {
+                    let bytes = if no_growth { 0 } else { target };
+                    replica.propose_waiting(self.now, bytes, &mut self.effects, &mut self.output.replies);
+                }
             }
             if self.replicas[place].has_waiting() {
                 self.proposing.push_back(place);
             }
-            self.absorb_effects();
+            self.absorb_effects(place);
         }
         self.proposing = blocked;
     }

@@ -8,11 +8,13 @@
 //! | `ledger` | every entry that was ever in the log, also where it has been recycled |
 //! | `replay` | what a log says, by the plainest rules |
 //! | `model` | what the answers are checked against: the log itself, replayed |
+//! | `consensus` | another world: the Raft core alone, several replicas of several groups |
 //! | `sabotage`, `report` | promises that may be broken on purpose; what a run did and found |
 //!
 //! Everything is drawn from the seed, so a failing run is its seed: `dkc-sim SEED` runs it again, event by event.
 //! [`Sabotage`] breaks one promise of the shell on purpose; a test shows that the checks notice each.
 
+pub mod consensus;
 mod disk;
 mod ledger;
 mod model;

@@ -130,10 +130,10 @@ pub(super) fn read_log(records: &[Record]) -> Result<BTreeMap<ShardId, Replay>, 
                 meta.told.insert(mark);
             }
             Command::Meta(batch) => meta.batch(batch)?,
-            Command::NoOp if *shard != ShardId::META => {
+            Command::NoOp | Command::Configuration if *shard != ShardId::META => {
                 found.entry(*shard).or_default().entries.push((*index, Vec::new()));
             }
-            Command::NoOp | Command::Map(_) => {}
+            Command::NoOp | Command::Configuration | Command::Map(_) => {}
         }
     }
     meta.check()?;

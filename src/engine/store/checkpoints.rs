@@ -41,7 +41,8 @@ impl Store {
         };
         assert!(replica.machine.is_of_one_moment(), "C3: no checkpoint is taken of what is of no single moment");
         let at = replica.group.applied_point();
-        self.keeper.begin(replica.shard, &replica.machine, replica.range(), replica.group.voters(), at, appended);
+        let voters: Vec<_> = replica.group.configuration_at(at.index).1.incoming().collect();
+        self.keeper.begin(replica.shard, &replica.machine, replica.range(), &voters, at, appended);
     }
 
     /// Asks for room for a checkpoint of the largest shard, when the store has grown.

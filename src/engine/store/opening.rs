@@ -16,11 +16,13 @@ use crate::engine::checkpoint::{CheckpointDir, CheckpointFile, Kept, Opening, Po
 use crate::engine::cluster::META_STORE;
 use crate::engine::counters::Pool;
 use crate::engine::machine::{Effects as Applied, Machine};
-use crate::engine::raft::{Entry, Group};
+use crate::engine::prng::mix;
+use crate::engine::raft::configuration::{Configuration, Member, Place};
+use crate::engine::raft::{Entry, Group, Restored as State, Setup, Timing};
 use crate::engine::replica::Replica;
 use crate::engine::wal::{GroupState, Record, Recovered, Survey, WalIdentity};
-use crate::ids::{CheckpointNumber, Index, KeyHash, ShardId};
-use crate::limits::REPLAY_PROGRESS_RECORDS;
+use crate::ids::{CheckpointNumber, Index, KeyHash, Micros, ShardId};
+use crate::limits::{APPEND_ENTRIES_MAX, REPLAY_PROGRESS_RECORDS};
 
 /// What a store that was opened had found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +66,7 @@ pub(super) fn recover(
     pool: &Pool,
     dir: &mut dyn StoreDir,
     opened_before: bool,
+    now: Micros,
     progress: &mut dyn FnMut(Opening),
 ) -> Result<Recovery, OpenError> {
     let identity = WalIdentity { cluster: config.cluster, node: config.node, store: config.store };
@@ -94,7 +97,7 @@ pub(super) fn recover(
         let state = log.groups.get(&shard).copied().unwrap_or_default();
         let unreadable: Vec<_> = replica.restored.rejected.iter().map(|(file, _)| *file).collect();
         kept.push((shard, usable(shard, state.kept, &unreadable), unreadable));
-        let (replica, restored) = replica.finish(config, shard, state)?;
+        let (replica, restored) = replica.finish(config, shard, state, now)?;
         replicas.push(replica);
         shards.push(restored);
     }
@@ -116,7 +119,7 @@ fn replay(
         if records % REPLAY_PROGRESS_RECORDS == 0 {
             progress(Opening::Replaying { records });
         }
-        let (Record::HardState { shard, .. } | Record::Entry { shard, .. } | Record::Checkpoint { shard, .. }) = record;
+        let shard = record.shard();
         let Some(replica) = recovering.get_mut(&shard) else {
             strange = Some(shard);
             return Err("a shard that does not live here".to_string());
@@ -167,6 +170,8 @@ struct Recovering {
     to: Point,
     applied: Point,
     pages: u64,
+    /// The checkpoint came from another replica.
+    installed: bool,
     restored: Restored,
 }
 
@@ -216,7 +221,18 @@ impl Recovering {
         let restored = Restored { shard, checkpoint, rejected, passed_over: 0, pages_split: 0 };
         // Its last entry was applied once, so it had been committed.
         let commit = to.index;
-        Recovering { machine, range, entries: VecDeque::new(), commit, from, to, applied: from, pages, restored }
+        Recovering {
+            machine,
+            range,
+            entries: VecDeque::new(),
+            commit,
+            from,
+            to,
+            applied: from,
+            pages,
+            installed: false,
+            restored,
+        }
     }
 
     /// Takes a record. Entries are applied as soon as they are known to be committed, by a later record or a checkpoint, so that a long log
@@ -225,6 +241,8 @@ impl Recovering {
         let known = match record {
             Record::HardState { commit, .. } => commit,
             Record::Checkpoint { .. } => return Ok(()),
+            Record::Truncate { last, .. } => return self.truncate(last),
+            Record::Install { kept, .. } => return self.install(kept),
             Record::Entry { term, index, commit, payload, .. } => {
                 let point = Point { index, term };
                 if [self.from, self.to].iter().any(|at| at.index == index && *at != point) {
@@ -246,6 +264,26 @@ impl Recovering {
         Ok(())
     }
 
+    /// The log was cut behind an entry.
+    fn truncate(&mut self, last: Point) -> Result<(), String> {
+        if last.index < self.applied.index {
+            return Err(format!("entries behind {} are taken back, and were applied", last.index));
+        }
+        while self.entries.pop_back_if(|entry| entry.index > last.index).is_some() {}
+        Ok(())
+    }
+
+    /// The log gave way to a checkpoint. It is the one this was started from, or an earlier one.
+    fn install(&mut self, kept: Kept) -> Result<(), String> {
+        let Some(newest) = kept.newest else { return Err("no checkpoint is installed".into()) };
+        if newest.from.index > self.from.index || self.applied != self.from {
+            return Err(format!("the checkpoint of entry {} that was installed is not there", newest.from.index));
+        }
+        self.entries.clear();
+        self.installed |= newest.from == self.from;
+        Ok(())
+    }
+
     /// Remembers what replay has done so far: the machine forgets it at the checkpoint's end.
     fn note_replay(&mut self) {
         if !self.machine.is_of_one_moment() {
@@ -254,12 +292,35 @@ impl Recovering {
         }
     }
 
-    fn finish(self, config: &StoreConfig, shard: ShardId, state: GroupState) -> Result<(Replica, Restored), OpenError> {
-        if self.applied.index < self.to.index {
+    fn finish(
+        self,
+        config: &StoreConfig,
+        shard: ShardId,
+        state: GroupState,
+        now: Micros,
+    ) -> Result<(Replica, Restored), OpenError> {
+        // What another replica has made may reach further than the log that has come since.
+        if self.applied.index < self.to.index && !self.installed {
             return Err(OpenError::LogTooShort(shard, self.applied.index, self.to.index));
         }
         let me = own_replica(config.node);
-        let group = Group::new(shard, me, vec![me], state, self.entries, self.applied.term);
+        let place = Place { node: config.node, store: config.store };
+        let alone = Configuration::new(vec![Member::voter(me, place)]).expect("one voter is a configuration");
+        let state = State {
+            term: state.term,
+            vote: state.vote,
+            commit: state.commit,
+            applied: self.applied.index,
+            whole_from: self.to.index,
+            before: self.applied,
+            configuration: (Index(0), alone),
+            entries: self.entries,
+        };
+        // Only groups of several voters draw from it; two stores of a node and two lives of one should not draw alike.
+        let seed = mix(now.0 ^ mix(me.0 ^ mix(u64::from(shard.0))));
+        let (timing, batch_entries_max) = (Timing::default(), APPEND_ENTRIES_MAX);
+        let setup = Setup { shard, replica: me, timing, batch_entries_max, seed };
+        let group = Group::new(&setup, state, now);
         Ok((Replica::new(shard, group, self.machine, self.range.0, self.range.1), self.restored))
     }
 }

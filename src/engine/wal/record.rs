@@ -5,7 +5,7 @@
 //!  4  u32  payload bytes
 //!  8  u64  LSN: position of the stream just past this record
 //! 16  u64  term
-//! 24  u64  index          (entries; otherwise 0)
+//! 24  u64  index          (entries, and the last one that stays; otherwise 0)
 //! 32  u64  commit index of the shard when the record was written
 //! 40  u32  shard          (records of the log itself: 0)
 //! 44  u8   kind, 3 zero bytes
@@ -18,7 +18,7 @@
 
 use std::rc::Rc;
 
-use crate::engine::checkpoint::Kept;
+use crate::engine::checkpoint::{Kept, Point};
 use crate::ids::{Index, Lsn, ReplicaId, SegmentEpoch, ShardId, StoreId, Term};
 
 /// Bytes before a record's payload.
@@ -38,6 +38,10 @@ pub enum RecordKind {
     Entry = 4,
     /// Which checkpoints of a shard are in force.
     Checkpoint = 5,
+    /// The end of a shard's log is taken back.
+    Truncate = 6,
+    /// A checkpoint of another replica takes the place of a shard's log.
+    Install = 7,
 }
 
 impl RecordKind {
@@ -48,6 +52,8 @@ impl RecordKind {
             3 => RecordKind::HardState,
             4 => RecordKind::Entry,
             5 => RecordKind::Checkpoint,
+            6 => RecordKind::Truncate,
+            7 => RecordKind::Install,
             _ => return None,
         })
     }
@@ -87,9 +93,36 @@ pub enum Record {
         /// Which.
         kept: Kept,
     },
+    /// The shard's log ends here; entries behind were not committed. Nothing but this record takes them out.
+    Truncate {
+        /// Whose.
+        shard: ShardId,
+        /// The last entry that stays.
+        last: Point,
+    },
+    /// From here on the shard is started from the newest of these checkpoints, which another replica has made; no entry before this record
+    /// counts any more, and the next one follows the checkpoint's first point.
+    Install {
+        /// Whose.
+        shard: ShardId,
+        /// The checkpoint, without an older one.
+        kept: Kept,
+    },
 }
 
 impl Record {
+    /// Whose it is.
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        match *self {
+            Record::HardState { shard, .. }
+            | Record::Entry { shard, .. }
+            | Record::Checkpoint { shard, .. }
+            | Record::Truncate { shard, .. }
+            | Record::Install { shard, .. } => shard,
+        }
+    }
+
     /// Bytes this record takes in the stream.
     #[must_use]
     pub fn stream_bytes(&self) -> usize {
@@ -97,7 +130,8 @@ impl Record {
             + match self {
                 Record::HardState { .. } => 8,
                 Record::Entry { payload, .. } => payload.len(),
-                Record::Checkpoint { .. } => Kept::BYTES,
+                Record::Checkpoint { .. } | Record::Install { .. } => Kept::BYTES,
+                Record::Truncate { .. } => 0,
             }
     }
 }

@@ -40,7 +40,7 @@ use super::segment::{GroupState, SegmentEnd, SegmentHeader};
 use super::segment_dir::SegmentDir;
 use super::writer::{UsedSegment, WRITE_START_BYTES, note};
 use super::{WalConfig, WalIdentity};
-use crate::engine::checkpoint::Kept;
+use crate::engine::checkpoint::{Kept, Point};
 use crate::engine::input::DiskError;
 use crate::ids::{Index, Lsn, ReplicaId, SegmentEpoch, ShardId};
 use crate::limits::{WAL_BLOCK_BYTES, WAL_SECTOR_BYTES};
@@ -612,6 +612,9 @@ fn parse_record(header: &RecordHeader, payload: &[u8]) -> Result<Record, &'stati
         }
         RecordKind::Entry => Ok(Record::Entry { shard, term, index, commit, payload: Rc::new(payload.to_vec()) }),
         RecordKind::Checkpoint => Ok(Record::Checkpoint { shard, kept: Kept::decode(payload)? }),
+        RecordKind::Install => Ok(Record::Install { shard, kept: Kept::decode(payload)? }),
+        RecordKind::Truncate if payload.is_empty() => Ok(Record::Truncate { shard, last: Point { index, term } }),
+        RecordKind::Truncate => Err("bytes behind the end of a shard's log"),
         RecordKind::WriteStart | RecordKind::SegmentStart => {
             Err("a record of the log itself stands in the wrong place")
         }
@@ -650,6 +653,27 @@ fn check_against(groups: &BTreeMap<ShardId, GroupState>, record: &Record) -> Res
             }
             if kept.newest.map(|one| one.number) < group.kept.newest.map(|one| one.number) {
                 return Err("the newest checkpoint is older than the one before");
+            }
+        }
+        Record::Truncate { shard, last } => {
+            let group = group(shard);
+            if last.index >= group.last_index || last.term > group.last_term {
+                return Err("a log is cut behind its end");
+            }
+            if last.index < group.commit {
+                return Err("committed entries are taken back");
+            }
+        }
+        Record::Install { shard, kept } => {
+            let group = group(shard);
+            let (Some(newest), None) = (kept.newest, kept.older) else {
+                return Err("not one checkpoint is installed");
+            };
+            if newest.from.index <= group.commit {
+                return Err("a checkpoint is installed that is older than what is committed");
+            }
+            if newest.from.term > group.term || group.kept.newest.is_some_and(|known| known.number >= newest.number) {
+                return Err("a checkpoint is installed that does not follow what was there");
             }
         }
     }

@@ -2,8 +2,9 @@
 
 use super::memory_dir::{CONFIG, IDENTITY, MemoryDir, Shard, small_log};
 use super::recovery::Case;
-use super::{WalConfig, WalIdentity, recover, segment_file_name, unfinished_file_name};
-use crate::ids::{ClusterId, Micros, SegmentEpoch, ShardId};
+use super::{Record, WalConfig, WalIdentity, recover, segment_file_name, unfinished_file_name};
+use crate::engine::checkpoint::{Kept, Point, Reference};
+use crate::ids::{CheckpointNumber, ClusterId, Index, Micros, SegmentEpoch, ShardId, Term};
 use crate::limits::{WAL_BLOCK_BYTES, WAL_SECTOR_BYTES};
 
 const FIRST: SegmentEpoch = SegmentEpoch(1);
@@ -219,6 +220,49 @@ fn contradiction() {
     let (mut dir, ..) = small_log();
     let error = recover(&mut dir, IDENTITY, CONFIG, true, &mut |_| Err("no".into())).unwrap_err();
     assert_eq!((error.case, &error.what[..]), (Case::Contradiction, "no"));
+}
+
+#[test]
+fn a_cut_and_an_installed_checkpoint_are_found_again() {
+    let point = |index, term| Point { index: Index(index), term: Term(term) };
+    let (shard, at) = (ShardId(1), point(40, 2));
+    let installed = Reference { number: CheckpointNumber(3), from: at, to: point(44, 2), bytes: 9, digest: 7 };
+    let kept = Kept { newest: Some(installed), older: None };
+    let (mut dir, mut records, _) = small_log();
+    let (mut wal, _) = dir.open();
+    let (mut replaced, mut after) = (Shard { shard, last: 3 }, Shard { shard, last: 40 });
+    let changes = [
+        // Entry 4 is not committed by anything written so far, and another one takes its place.
+        Record::Truncate { shard, last: point(3, 1) },
+        replaced.hard_state(2),
+        replaced.entry(2, 100),
+        Record::Install { shard, kept },
+        after.entry(2, 200),
+    ];
+    for record in &changes {
+        wal.append(record.clone());
+        dir.drive(&mut wal, Micros(0));
+    }
+    records.extend(changes);
+    let (recovered, found) = dir.recover(true).unwrap();
+    assert_eq!((recovered.case, &found), (Case::CleanEnd, &records));
+    let group = recovered.groups[&shard];
+    assert_eq!((group.last_index, group.last_term, group.first_index), (Index(41), Term(2), Index(41)));
+    assert_eq!((group.kept, group.commit), (kept, Index(40)));
+    // Each as it must not be.
+    let older = Kept { newest: Some(Reference { from: point(2, 1), to: point(2, 1), ..installed }), older: None };
+    for wrong in [
+        Record::Truncate { shard, last: point(41, 2) },
+        Record::Truncate { shard, last: point(39, 2) },
+        Record::Install { shard, kept: Kept::default() },
+        Record::Install { shard, kept: older },
+    ] {
+        let mut dir = dir.clone();
+        let (mut wal, _) = dir.open();
+        wal.append(wrong);
+        dir.drive(&mut wal, Micros(0));
+        assert_eq!(refused(&mut dir), Case::Contradiction);
+    }
 }
 
 #[test]

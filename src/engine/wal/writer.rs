@@ -560,19 +560,31 @@ fn seal_record(chain: &mut Chain, stream: &mut Vec<u8>, lsn: Lsn, record: &Recor
             chain.seal(stream, &header, payload);
         }
         Record::Checkpoint { shard, kept } => {
+            let header = RecordHeader { shard: *shard, ..own_header(RecordKind::Checkpoint, lsn) };
+            seal_kept(chain, stream, &header, kept);
+        }
+        Record::Install { shard, kept } => {
+            let header = RecordHeader { shard: *shard, ..own_header(RecordKind::Install, lsn) };
+            seal_kept(chain, stream, &header, kept);
+        }
+        Record::Truncate { shard, last } => {
             let header = RecordHeader {
-                kind: RecordKind::Checkpoint,
+                kind: RecordKind::Truncate,
                 shard: *shard,
-                term: Term(0),
-                index: Index(0),
+                term: last.term,
+                index: last.index,
                 commit: Index(0),
                 lsn,
             };
-            let mut payload = Vec::with_capacity(Kept::BYTES);
-            kept.encode(&mut payload);
-            chain.seal(stream, &header, &payload);
+            chain.seal(stream, &header, &[]);
         }
     }
+}
+
+fn seal_kept(chain: &mut Chain, stream: &mut Vec<u8>, header: &RecordHeader, kept: &Kept) {
+    let mut payload = Vec::with_capacity(Kept::BYTES);
+    kept.encode(&mut payload);
+    chain.seal(stream, header, &payload);
 }
 
 /// Brings the group table up to a record. Recovery does the same with what it reads.
@@ -592,5 +604,18 @@ pub(super) fn note(groups: &mut BTreeMap<ShardId, GroupState>, record: &Record) 
             group.commit = group.commit.max(commit);
         }
         Record::Checkpoint { shard, kept } => groups.entry(shard).or_default().kept = kept,
+        Record::Truncate { shard, last } => {
+            let group = groups.entry(shard).or_default();
+            (group.last_index, group.last_term) = (last.index, last.term);
+        }
+        Record::Install { shard, kept } => {
+            let group = groups.entry(shard).or_default();
+            group.kept = kept;
+            if let Some(newest) = kept.newest {
+                (group.last_index, group.last_term) = (newest.from.index, newest.from.term);
+                group.first_index = newest.from.index.next();
+                group.commit = group.commit.max(newest.from.index);
+            }
+        }
     }
 }

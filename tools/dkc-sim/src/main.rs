@@ -1,6 +1,8 @@
 //! `dkc-sim`: runs the simulator from the command line.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a tool reads clocks and starts threads")]
 
+mod core;
+
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,11 +11,22 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use dkc::mutant;
 use dkc::sim::{Report, Sabotage, Violation, World, run};
-use dkc_sim::Args;
+use dkc_sim::{Args, OtherWorld};
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let sabotage = args.sabotage.unwrap_or_default();
+    let has_mutants = cfg!(feature = "mutants");
+    let wants_mutants = args.mutants || matches!(&args.world, Some(OtherWorld::Core(core)) if core.mutants);
+    if wants_mutants && !has_mutants {
+        eprintln!(
+            "error: this build has no bugs to put back in; run cargo run --release -p dkc-sim --features mutants"
+        );
+        return ExitCode::from(2);
+    }
+    if let Some(OtherWorld::Core(args)) = &args.world {
+        return if core::run(args) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     if args.mutants {
         return catch_mutants(args.seed.unwrap_or(0), args.runs.unwrap_or(1_000));
     }
@@ -39,12 +52,6 @@ fn one(seed: u64, sabotage: Sabotage) -> ExitCode {
 
 /// Prints, for each bug, how many runs and events it took to notice it.
 fn catch_mutants(first: u64, budget: u64) -> ExitCode {
-    if !cfg!(feature = "mutants") {
-        eprintln!(
-            "error: this build has no bugs to put back in; run cargo run --release -p dkc-sim --features mutants"
-        );
-        return ExitCode::from(2);
-    }
     let mut survivors = 0;
     println!("{:<26} {:>6} {:>9}  caught by", "mutant", "runs", "events");
     for mutant in mutant::ALL {

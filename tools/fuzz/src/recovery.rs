@@ -273,7 +273,7 @@ impl Log {
                 Record::Entry { shard, index, .. } => {
                     after.base.get(shard).is_some_and(|group| group.last_index >= *index)
                 }
-                Record::Checkpoint { .. } => false,
+                Record::Checkpoint { .. } | Record::Truncate { .. } | Record::Install { .. } => false,
             };
             assert!(repeated, "{record:?} is given up, and nothing repeats it: {after:?}");
         }
