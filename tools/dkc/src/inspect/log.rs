@@ -183,7 +183,7 @@ impl Printer<'_> {
             "what": said.what,
             "increments": said.count,
         });
-        if let Record::Checkpoint { kept, .. } = record {
+        if let Record::Checkpoint { kept, .. } | Record::Install { kept, .. } = record {
             line["checkpoints"] = json_of_kept(kept);
         }
         if self.keys {
@@ -389,6 +389,13 @@ impl Line {
                 let (term, index) = kept.newest.map_or_else(Default::default, |one| (one.to.term, one.to.index));
                 Line { kind: "checkpoint", shard, term, index: Some(index), commit: Index(0), bytes }
             }
+            Record::Truncate { shard, last } => {
+                Line { kind: "truncate", shard, term: last.term, index: Some(last.index), commit: Index(0), bytes }
+            }
+            Record::Install { shard, kept } => {
+                let (term, index) = kept.newest.map_or_else(Default::default, |one| (one.from.term, one.from.index));
+                Line { kind: "install", shard, term, index: Some(index), commit: index, bytes }
+            }
         }
     }
 }
@@ -406,9 +413,11 @@ impl<'a> Said<'a> {
         let says = |what: String| Said { what, count: 0, increments: Vec::new() };
         Ok(match record {
             Record::HardState { vote, .. } => says(format!("vote {vote}")),
-            Record::Checkpoint { kept, .. } => says(text_of_kept(kept)),
+            Record::Checkpoint { kept, .. } | Record::Install { kept, .. } => says(text_of_kept(kept)),
+            Record::Truncate { .. } => says("the log ends here".to_owned()),
             Record::Entry { payload, .. } => match command::decode(payload)? {
                 Command::NoOp => says("no-op".to_owned()),
+                Command::Configuration => says("configuration".to_owned()),
                 Command::Expire(mark) => says(format!("sessions up to {mark} expire")),
                 Command::Map(map) => says(format!("cluster map of {} bytes", map.len())),
                 Command::Batch(batch) => Said::of_batch(batch)?,
