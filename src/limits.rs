@@ -354,6 +354,8 @@ pub const TOP_CANDIDATES: usize = 2_048;
 pub const TOP_CANDIDATES_MIN: usize = 128;
 /// Candidates that a read of the top looks at, at least: the best of the set, half as many more as were last asked for.
 pub const TOP_HEAD_MIN: usize = 16;
+/// How many these may become until the next read, at least, before they are looked for anew.
+pub const TOP_HEAD_GROWN_MIN: usize = 256;
 /// Members of the set that one slice of background work looks at. A set of up to four times as many is compacted at once.
 pub const TOP_SLICE_MEMBERS: usize = TOP_CANDIDATES / 2;
 /// Candidates of a shard, at most, however often counts that fall make it walk its table.

@@ -49,7 +49,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const LONG: u64 = 10 * LONG_READ_MICROS;
+    const LONG: u64 = 2 * LONG_READ_MICROS;
 
     #[test]
     fn turns_and_reads_take_their_time_while_nobody_is_modest() {

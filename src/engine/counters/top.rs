@@ -75,7 +75,8 @@ use super::compaction::{Compaction, Pairs, named};
 use super::table::{Cursor, Member, Place, Table};
 use crate::engine::part::PackedKeys;
 use crate::limits::{
-    APPLY_CHUNK_KEYS, TOP_CANDIDATES, TOP_CANDIDATES_MAX, TOP_CANDIDATES_MIN, TOP_HEAD_MIN, TOP_LARGER_INCREMENTS,
+    APPLY_CHUNK_KEYS, TOP_CANDIDATES, TOP_CANDIDATES_MAX, TOP_CANDIDATES_MIN, TOP_HEAD_GROWN_MIN, TOP_HEAD_MIN,
+    TOP_LARGER_INCREMENTS,
 };
 
 /// Candidates that each of `shards` shards certifies, so that together they answer for the top [`TOP_CANDIDATES`] / 2 of all
@@ -376,7 +377,7 @@ impl CandidateSet {
         self.head = best.last().map(|last| Head {
             members: best.iter().map(|candidate| candidate.member).collect(),
             boundary: Boundary::new(last.count, key(last)),
-            members_max: 2 * kept,
+            members_max: (2 * kept).max(TOP_HEAD_GROWN_MIN),
         });
         Some(top)
     }
