@@ -81,6 +81,13 @@ pub struct Visit {
     pub is_modest: bool,
 }
 
+/// A visit under way.
+struct Intake {
+    /// Of the connection's share.
+    left: Allowance,
+    visit: Visit,
+}
+
 /// The connections of one store.
 pub struct Clients {
     inbox: Rc<Inbox>,
@@ -176,11 +183,10 @@ impl Clients {
         connection.throttled = false;
         connection.is_patient = false;
         let share = allowance.share();
-        let mut left = share;
-        let mut visit = Visit::default();
+        let mut intake = Intake { left: share, visit: Visit::default() };
         if connection.state == State::Open {
             let mut decoder = self.reception.resume(mem::take(&mut connection.unfinished));
-            match take_requests(now, id, connection, &mut decoder, self.receiving, gateway, &mut left, &mut visit) {
+            match take_requests(now, id, connection, &mut decoder, self.receiving, gateway, &mut intake) {
                 Ok(()) if connection.state == State::Open => connection.unfinished = self.reception.suspend(decoder),
                 Ok(()) => drop(decoder),
                 // A decoder that failed stays failed: it may not read for anybody else.
@@ -191,6 +197,7 @@ impl Clients {
                 }
             }
         }
+        let Intake { left, mut visit } = intake;
         allowance.settle(share, left);
         let may_ask_more = connection.state == State::Open && !connection.throttled && !left.is_left();
         if may_ask_more || !all_sent {
@@ -391,10 +398,9 @@ fn take_requests(
     decoder: &mut Decoder,
     receiving: bool,
     gateway: &mut Gateway,
-    allowance: &mut Allowance,
-    visit: &mut Visit,
+    intake: &mut Intake,
 ) -> Result<(), FrameError> {
-    while connection.state == State::Open && allowance.is_left() {
+    while connection.state == State::Open && intake.left.is_left() {
         if !connection.has_room() {
             connection.throttle();
             break;
@@ -403,9 +409,9 @@ fn take_requests(
             connection.waiting += 1;
             let taken = gateway.request(now, id, frame);
             connection.frame_taken(now, taken.held);
-            allowance.spend(taken.bytes);
-            visit.asked = true;
-            visit.is_modest |= !taken.is_long;
+            intake.left.spend(taken.bytes);
+            intake.visit.asked = true;
+            intake.visit.is_modest |= !taken.is_long;
             if taken.close {
                 connection.state = State::Closing;
             }
