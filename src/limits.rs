@@ -176,6 +176,12 @@ pub const APPEND_WAIT_BYTES_MAX: usize = 4_096;
 /// How long of that it looks again and again, giving way to others each time, before it sleeps: to be woken takes a virtual
 /// machine longer than a fast disk takes to write. Disks that mostly take longer are waited for asleep.
 pub const APPEND_SPIN_MICROS_MAX: u64 = 250;
+/// A store that gives way for longer than this (an interrupt takes less, a time slice more) shares its core with others, and sleeps instead of looking.
+pub const SPIN_GIVE_WAY_MICROS_MAX: u64 = 1_000;
+/// For so long at first, and longer each time that is found again.
+pub const SPIN_PAUSE_MICROS_MIN: u64 = 50_000;
+/// At most.
+pub const SPIN_PAUSE_MICROS_MAX: u64 = 3_000_000;
 /// How long such a store waits for that client's next request at most, and sees nothing else.
 pub const SOLE_CLIENT_WAIT_MICROS_MAX: u64 = 200;
 /// How long of that it looks again and again.

@@ -79,6 +79,7 @@ use self::ways::{Way, Ways};
 use self::work::{Append, Progress, Site, Step};
 use super::checkpoint_dir::CheckpointDirectory;
 use super::segment_dir::LogDirectory;
+use super::spin;
 use crate::engine::checkpoint::{FileDone, FileOp, FileOpId};
 use crate::engine::input::{DiskDone, DiskError};
 use crate::engine::wal::{AlignedBuffer, DiskAction, DiskOp, DiskOpId, segment_file_name, unfinished_file_name};
@@ -296,7 +297,7 @@ impl Disk {
             return;
         }
         let longest_spin = Duration::from_micros(APPEND_SPIN_MICROS_MAX);
-        let spin = if self.append_time < longest_spin { longest_spin } else { Duration::ZERO };
+        let mut spins = self.append_time < longest_spin && spin::is_allowed();
         let until = Instant::now() + patience;
         while ended.is_empty() {
             let halves = self.small_append_halves();
@@ -304,9 +305,9 @@ impl Disk {
             if halves == 0 || left.is_zero() {
                 break;
             }
-            if patience - left < spin {
+            if spins && patience - left < longest_spin {
                 // The kernel may need this very core to finish the append.
-                std::thread::yield_now();
+                spins = spin::give_way();
                 self.reap(ended);
                 continue;
             }

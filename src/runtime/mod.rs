@@ -45,4 +45,5 @@ mod opening_log;
 mod pace;
 pub mod segment_dir;
 pub mod server;
+mod spin;
 pub mod verify;

@@ -20,6 +20,7 @@ use crate::limits::{
 };
 use crate::runtime::config::ClientLimits;
 use crate::runtime::inbox::Bell;
+use crate::runtime::spin;
 use crate::wire::frame::Decoder;
 
 /// How far a connection has come.
@@ -172,10 +173,11 @@ impl Connection {
     }
 
     /// Waits until there is something to receive: at first looking again and again, then asleep. Whether there is.
-    pub(super) fn await_bytes(&mut self, spin: Duration, sleep: Duration) -> bool {
+    pub(super) fn await_bytes(&mut self, longest_spin: Duration, sleep: Duration) -> bool {
         let begun = Instant::now();
+        let mut spins = spin::is_allowed();
         self.has_bytes = loop {
-            let is_spinning = begun.elapsed() < spin;
+            let is_spinning = spins && begun.elapsed() < longest_spin;
             let patience = if is_spinning { Duration::ZERO } else { sleep };
             let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(patience.subsec_nanos()) };
             let mut polled = [PollFd::from_borrowed_fd(socket(&self.stream), PollFlags::IN)];
@@ -185,7 +187,7 @@ impl Connection {
             if !is_spinning {
                 break false;
             }
-            std::thread::yield_now();
+            spins = spin::give_way();
         };
         self.has_bytes
     }
