@@ -1,13 +1,12 @@
 //! `dkc-sim core`: runs the world of the Raft core.
 
 use std::panic::catch_unwind;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use dkc::mutant;
-use dkc::sim::consensus::{self, Report, Violation};
+use dkc::sim::consensus::{self, Report};
 use dkc_sim::CoreArgs;
+
+use super::swarm::{Found, Span, print_marks, swarm};
 
 /// Strings of bytes that shrinking tries.
 const SHRINK_TRIES_MAX: usize = 50_000;
@@ -61,45 +60,11 @@ fn every(choices: usize) -> bool {
 }
 
 fn many(args: &CoreArgs) -> bool {
-    let started = Instant::now();
-    let first = args.seed.unwrap_or(0);
-    let runs = args.runs.unwrap_or(if args.minutes.is_some() { u64::MAX } else { 10_000 });
-    let until = args.minutes.map(|minutes| started + Duration::from_secs_f64(minutes * 60.0));
-    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
-    let total = Mutex::new((0u64, Report::default(), Vec::<Violation>::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                let mut mine = (0, Report::default(), Vec::new());
-                while !stop.load(Ordering::Relaxed) && until.is_none_or(|until| Instant::now() < until) {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= runs {
-                        break;
-                    }
-                    mine.0 += 1;
-                    match consensus::run(first + number) {
-                        Ok(report) => mine.1.add(&report),
-                        Err(violation) => {
-                            println!("{violation}");
-                            mine.2.push(violation);
-                            stop.store(true, Ordering::Relaxed);
-                        }
-                    }
-                }
-                let mut total = total.lock().expect("no thread panics while it holds the lock");
-                total.0 += mine.0;
-                total.1.add(&mine.1);
-                total.2.extend(mine.2);
-            });
-        }
-    });
-    let (runs, mut report, violations) = total.into_inner().expect("no thread panics while it holds the lock");
-    let per_minute = report.steps as f64 / started.elapsed().as_secs_f64() * 60.0;
-    println!("{:.1} million steps a minute, on {jobs} threads", per_minute / 1e6);
-    for (what, count) in report.marks() {
-        println!("{count:>14} {what}{}", if count == 0 { "  <- never reached" } else { "" });
-    }
+    let &CoreArgs { seed: first, runs, minutes, jobs, .. } = args;
+    let span = Span { first, runs, minutes, runs_else: 10_000, jobs };
+    let Found { runs, mut report, violations, seconds, jobs } = swarm(&span, consensus::run, Report::add);
+    println!("{:.1} million steps a minute, on {jobs} threads", report.steps as f64 / seconds * 60.0 / 1e6);
+    print_marks(report.marks());
     println!("{runs} runs, highest term {}, {} violations", report.term_max, violations.len());
     violations.is_empty()
 }

@@ -2,16 +2,16 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a tool reads clocks and starts threads")]
 
 mod core;
+mod swarm;
 
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use clap::Parser;
 use dkc::mutant;
-use dkc::sim::{Report, Sabotage, Violation, World, run};
+use dkc::sim::{Report, Sabotage, World, run};
 use dkc_sim::{Args, OtherWorld};
+
+use swarm::{Found, Span, print_marks, swarm};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -78,50 +78,15 @@ fn catch_mutants(first: u64, budget: u64) -> ExitCode {
 }
 
 fn many(args: &Args, sabotage: Sabotage) -> ExitCode {
-    let started = Instant::now();
-    let first = args.seed.unwrap_or(0);
-    let runs = args.runs.unwrap_or(if args.minutes.is_some() { u64::MAX } else { 1_000 });
-    let until = args.minutes.map(|minutes| started + Duration::from_secs_f64(minutes * 60.0));
-    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let next = AtomicU64::new(0);
-    let stop = AtomicBool::new(false);
-    let total = Mutex::new((0u64, Report::default(), Vec::<Violation>::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                let mut mine = (0, Report::default(), Vec::new());
-                while !stop.load(Ordering::Relaxed) && until.is_none_or(|until| Instant::now() < until) {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= runs {
-                        break;
-                    }
-                    let outcome = match sabotage {
-                        Sabotage::None => run(first + number),
-                        _ => dkc::sim::run_sabotaged(first + number, sabotage),
-                    };
-                    mine.0 += 1;
-                    match outcome {
-                        Ok(report) => mine.1.add(&report),
-                        Err(violation) => {
-                            println!("{violation}");
-                            mine.2.push(violation);
-                            stop.store(true, Ordering::Relaxed);
-                        }
-                    }
-                }
-                let mut total = total.lock().expect("no thread panics while it holds the lock");
-                total.0 += mine.0;
-                total.1.add(&mine.1);
-                total.2.extend(mine.2);
-            });
-        }
-    });
-    let (runs, report, violations) = total.into_inner().expect("no thread panics while it holds the lock");
-    let seconds = started.elapsed().as_secs_f64();
+    let &Args { seed: first, runs, minutes, jobs, .. } = args;
+    let span = Span { first, runs, minutes, runs_else: 1_000, jobs };
+    let run = |seed| match sabotage {
+        Sabotage::None => run(seed),
+        _ => dkc::sim::run_sabotaged(seed, sabotage),
+    };
+    let Found { runs, report, violations, seconds, .. } = swarm(&span, run, Report::add);
     println!("{:.0} runs/s, {:.0} events a run", runs as f64 / seconds, report.events as f64 / runs.max(1) as f64);
-    for (what, count) in report.marks() {
-        println!("{count:>12} {what}{}", if count == 0 { "  <- never reached" } else { "" });
-    }
+    print_marks(report.marks());
     let hours = report.virtual_micros as f64 / 3.6e9;
     println!("{runs} runs, {hours:.1} virtual hours, {} violations", violations.len());
     if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
