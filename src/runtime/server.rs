@@ -138,25 +138,14 @@ impl Server {
     ) -> Result<(), ServeError> {
         let shape = node.shape;
         let cores = executors::allowed_cores();
-        let map = Arc::new(ClusterMap::even(node.routing_seed, node.node, shape.stores, shape.shards));
+        let map = cluster_map(node);
         let advertised = advertised_addresses(config.advertise.as_ref(), node, addresses);
         let ends = mesh::channels(shape.stores);
         let secret = Secret([getrandom::u64()?, getrandom::u64()?]);
         for ((number, listener), ends) in listeners.into_iter().enumerate().zip(ends) {
             let id = StoreId(number as u16);
             let opening = Opening {
-                store: StoreConfig {
-                    cluster: node.cluster,
-                    node: node.node,
-                    store: id,
-                    map: map.clone(),
-                    wal: WalConfig::with_segments_of(shape.segment_bytes),
-                    checkpoints: config.checkpoints,
-                    page_keys_max: PAGE_KEYS_MAX,
-                    memory_bytes_max: config.memory_bytes_max / u64::from(shape.stores),
-                    secret,
-                    session_age_micros: config.session_age_micros,
-                },
+                store: store_config(config, node, &map, id, secret),
                 session_secret: node.session_secret.clone(),
                 addresses: advertised.clone(),
                 data_dir: config.data_dir.clone(),
@@ -348,6 +337,35 @@ fn hear_signals(events: Sender<Event>) -> io::Result<()> {
 fn bound_addresses(listeners: &[TcpListener]) -> Result<Vec<SocketAddr>, ServeError> {
     let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>();
     addresses.map_err(|error| ServeError::Process("read back a port", error))
+}
+
+/// The map of a cluster that is this one node.
+pub(super) fn cluster_map(node: &Node) -> Arc<ClusterMap> {
+    let shape = node.shape;
+    Arc::new(ClusterMap::even(node.routing_seed, node.node, shape.stores, shape.shards))
+}
+
+/// What a store of a node is told about itself.
+pub(super) fn store_config(
+    config: &Config,
+    node: &Node,
+    map: &Arc<ClusterMap>,
+    store: StoreId,
+    secret: Secret,
+) -> StoreConfig {
+    let shape = node.shape;
+    StoreConfig {
+        cluster: node.cluster,
+        node: node.node,
+        store,
+        map: map.clone(),
+        wal: WalConfig::with_segments_of(shape.segment_bytes),
+        checkpoints: config.checkpoints,
+        page_keys_max: PAGE_KEYS_MAX,
+        memory_bytes_max: config.memory_bytes_max / u64::from(shape.stores),
+        secret,
+        session_age_micros: config.session_age_micros,
+    }
 }
 
 /// Where clients are told to reach each store.

@@ -22,18 +22,18 @@ use super::lock::DirectoryLock;
 use super::node::{Node, log_path};
 use super::opening_log::OpeningLog;
 use super::segment_dir::LogDirectory;
-use super::server::ServeError;
+use super::server::{ServeError, cluster_map, store_config};
 use super::{logs, memory};
 use crate::engine::checkpoint::{CheckpointDir, CheckpointFile, FileAction, FileDone, StoreDir};
 use crate::engine::cluster::ClusterMap;
 use crate::engine::counters::Secret;
 use crate::engine::input::{DiskDone, DiskError, Input};
 use crate::engine::status::StoreStatus;
-use crate::engine::store::{Opened, Store, StoreConfig, unusable_spares};
+use crate::engine::store::{Opened, Store, unusable_spares};
 use crate::engine::wal::recovery::Case;
-use crate::engine::wal::{AlignedBuffer, DiskAction, FileInfo, SegmentDir, WalConfig};
+use crate::engine::wal::{AlignedBuffer, DiskAction, FileInfo, SegmentDir};
 use crate::ids::{Micros, SegmentEpoch, ShardId, StoreId};
-use crate::limits::{PAGE_KEYS_MAX, VERIFY_TURNS_MAX};
+use crate::limits::VERIFY_TURNS_MAX;
 
 /// Checks a data directory, and says on standard output what it holds: a line for each store and each shard.
 ///
@@ -44,10 +44,11 @@ pub fn run(config: &Config) -> Result<(), ServeError> {
     let _lock = DirectoryLock::acquire_to_look(&config.data_dir)?;
     let node = Node::open(&config.data_dir, config.shape)?;
     let stores = usize::from(node.shape.stores);
+    let map = cluster_map(&node);
     let mut damaged = 0;
     for number in 0..node.shape.stores {
         let mut text = String::new();
-        let whole = match check(config, &node, StoreId(number), &mut text) {
+        let whole = match check(config, &node, &map, StoreId(number), &mut text) {
             Ok(whole) => whole,
             Err(error) => {
                 text.push_str(&format!("store {number}: DAMAGED: {error}\n"));
@@ -62,14 +63,15 @@ pub fn run(config: &Config) -> Result<(), ServeError> {
 }
 
 /// Checks a store. Returns whether nothing is damaged; an error is what a start would refuse it for.
-fn check(config: &Config, node: &Node, id: StoreId, text: &mut String) -> Result<bool, String> {
+fn check(config: &Config, node: &Node, map: &Arc<ClusterMap>, id: StoreId, text: &mut String) -> Result<bool, String> {
     let path = log_path(&config.data_dir, id);
     let Some(mut directory) = Look::open(config, id).map_err(|error| error.to_string())? else {
         // A node that has served misses it by name before.
         text.push_str(&format!("store {id}: never opened\n"));
         return Ok(true);
     };
-    let store_config = store_config(config, node, id)?;
+    let random = || getrandom::u64().map_err(|error| format!("no random numbers: {error}"));
+    let store_config = store_config(config, node, map, id, Secret([random()?, random()?]));
     let pool = memory::pool(config.huge_pages);
     let clock = Clock::start();
     let mut progress = OpeningLog::new(id, clock);
@@ -89,23 +91,6 @@ fn check(config: &Config, node: &Node, id: StoreId, text: &mut String) -> Result
         ));
     }
     Ok(rejected.is_empty())
-}
-
-/// What a server would tell the store of itself.
-fn store_config(config: &Config, node: &Node, store: StoreId) -> Result<StoreConfig, String> {
-    let random = || getrandom::u64().map_err(|error| format!("no random numbers: {error}"));
-    Ok(StoreConfig {
-        cluster: node.cluster,
-        node: node.node,
-        store,
-        map: Arc::new(ClusterMap::even(node.routing_seed, node.node, node.shape.stores, node.shape.shards)),
-        wal: WalConfig::with_segments_of(node.shape.segment_bytes),
-        checkpoints: config.checkpoints,
-        page_keys_max: PAGE_KEYS_MAX,
-        memory_bytes_max: config.memory_bytes_max / u64::from(node.shape.stores),
-        secret: Secret([random()?, random()?]),
-        session_age_micros: config.session_age_micros,
-    })
 }
 
 /// Lets a store go on until it would serve, on a disk that says to have done what it is asked for and does nothing.
