@@ -150,6 +150,11 @@ fn answer_bytes_max(request: &Request<'_>, shards: usize) -> usize {
     }
 }
 
+/// Whether frames of a kind ask for reads that take turns of their own.
+fn is_long(kind: u8) -> bool {
+    [Kind::TopK, Kind::Scan].iter().any(|&long| kind == long as u8)
+}
+
 /// The session that a request speaks for.
 fn credentials<'a>(request: &'a Request<'_>) -> Option<&'a Credentials> {
     match request {
@@ -193,7 +198,7 @@ impl Gateway {
             bytes: frame.payload.len() + answer_bytes,
             held: self.in_flight_bytes - in_flight_bytes,
             close,
-            is_long: [Kind::TopK, Kind::Scan].iter().any(|&long| frame.kind == long as u8),
+            is_long: is_long(frame.kind),
         }
     }
 
@@ -223,7 +228,7 @@ impl Gateway {
         }
         let answer_bytes = answer_bytes_max(&request, self.config.map.shards.len());
         let bytes = frame.payload.len() + answer_bytes;
-        let this_turn = if matches!(request, Request::TopK { .. } | Request::Scan(_)) { 0 } else { answer_bytes };
+        let this_turn = if is_long(frame.kind) { 0 } else { answer_bytes };
         if self.in_flight >= STORE_REQUESTS_MAX || self.in_flight_bytes + bytes > STORE_REQUEST_BYTES_MAX {
             let text = "too many requests are under way at this store; nothing was applied; try again later";
             self.reply_error(connection, id, ErrorCode::Overloaded, text, false);
